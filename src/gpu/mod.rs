@@ -1,1 +1,11 @@
-//! (written next)
+//! The GPU through wgpu: device and limits, buffers, shader composition, pipelines, readback. Knows no machine learning.
+
+pub mod device;
+pub mod dispatch;
+pub mod memory;
+pub mod shader;
+
+pub use device::{AdapterSummary, Gpu, GpuOptions};
+pub use dispatch::{Access, Groups, Prepared};
+pub use memory::{Buffer, Region};
+pub use shader::{Prelude, Shader};
