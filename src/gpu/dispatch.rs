@@ -19,7 +19,8 @@ pub type Groups = [u32; 3];
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct PipelineKey {
-    shader: &'static str,
+    /// Address of the shader: one file may exist with different fragments.
+    shader: usize,
     entry: &'static str,
     prelude: Prelude,
     bindings: Vec<Access>,
@@ -55,7 +56,12 @@ impl Gpu {
         prelude: &Prelude,
         bindings: &[Access],
     ) -> Rc<Pipeline> {
-        let key = PipelineKey { shader: shader.name, entry, prelude: prelude.clone(), bindings: bindings.to_vec() };
+        let key = PipelineKey {
+            shader: std::ptr::from_ref(shader) as usize,
+            entry,
+            prelude: prelude.clone(),
+            bindings: bindings.to_vec(),
+        };
         if let Some(pipeline) = self.pipelines.borrow().get(&key) {
             return pipeline.clone();
         }

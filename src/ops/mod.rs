@@ -3,6 +3,7 @@
 
 pub mod elementwise;
 pub mod launch;
+pub mod linear;
 pub mod rms_norm;
 pub mod weight;
 
@@ -97,6 +98,9 @@ macro_rules! ops {
 ops! {
     Add(elementwise::Add),
     Copy(elementwise::Copy),
+    Linear(linear::Linear),
+    LinearInputGrad(linear::LinearInputGrad),
+    LinearWeightGrad(linear::LinearWeightGrad),
     RmsNorm(rms_norm::RmsNorm),
     RmsNormBackward(rms_norm::RmsNormBackward),
     RmsNormWeightGrad(rms_norm::RmsNormWeightGrad),

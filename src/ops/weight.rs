@@ -22,7 +22,7 @@ pub struct Part {
 /// | f16, bf16 | `data`, two to a u32, the first in the low half |
 /// | int8 | `codes` i8, four to a u32; `scale [rows]` f32 (absmax / 127) |
 /// | int4, fp4, nf4 | `codes`, two to a byte, the first in the high half; `absmax` f32, one for each block of 64 |
-/// | nf4 with double quantization | `codes`; `absmax_codes` u8, one a block; `absmax2` f32: one for each 256 blocks, then the mean |
+/// | nf4 with double quantization | `codes`; `absmax_codes` u8, one a block; `absmax2` f32: the 256 values a code stands for, the mean, then one scale for each 256 blocks |
 pub fn parts(format: WeightFormat, rows: usize, cols: usize) -> Vec<Part> {
     let n = (rows * cols) as u64;
     let blocks = n.div_ceil(64);
@@ -37,7 +37,7 @@ pub fn parts(format: WeightFormat, rows: usize, cols: usize) -> Vec<Part> {
         WeightFormat::Nf4 { double_quant: true } => vec![
             part("codes", n.div_ceil(2)),
             part("absmax_codes", blocks),
-            part("absmax2", 4 * blocks.div_ceil(256) + 4),
+            part("absmax2", 4 * (257 + blocks.div_ceil(256))),
         ],
     }
 }

@@ -29,7 +29,7 @@ impl WeightFormat {
                 padded(n.div_ceil(2)) + 4 * blocks
             }
             WeightFormat::Nf4 { double_quant: true } => {
-                padded(n.div_ceil(2)) + padded(blocks) + 4 * blocks.div_ceil(256) + 4
+                padded(n.div_ceil(2)) + padded(blocks) + 4 * (257 + blocks.div_ceil(256))
             }
         }
     }
