@@ -70,7 +70,7 @@ impl Tensor {
         match self.role {
             Role::Weight(format) => {
                 let cols = self.shape.last().copied().unwrap_or(1);
-                format.bytes_for(self.elements() / cols.max(1), cols)
+                format.bytes_for(self.elements() / cols.max(1), cols).total()
             }
             _ => 4 * self.elements() as u64,
         }

@@ -17,7 +17,23 @@ pub enum Bind {
     Scratch(usize),
     /// The scalars of the step ([`crate::graph::reference::StepScalars`]), a uniform.
     Step,
+    /// One buffer of an arena that spans the trained parameters, or the metrics of the step.
+    Arena { kind: ArenaKind, segment: usize },
 }
+
+/// What the optimizer works on: arenas of the same layout, each in as few buffers as bindings allow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ArenaKind {
+    Params,
+    Grads,
+    Moment1,
+    Moment2,
+    /// f32: [`METRICS`] numbers that are read back after a step.
+    Metrics,
+}
+
+/// Floats in the metrics buffer: sum of the supervised tokens' negative log-likelihood, gradient norm, and room for partial sums.
+pub const METRICS: usize = 1024;
 
 /// One dispatch. Binding 0 is the uniform `params` where there are any; the others follow in order.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ pub mod linear;
 pub mod rms_norm;
 pub mod weight;
 
-pub use launch::{Bind, Dispatch, LaunchContext};
+pub use launch::{ArenaKind, Bind, Dispatch, LaunchContext};
 
 use crate::graph::{self, DType, GradContext, Real, ReferenceContext, Target, Tensor};
 use crate::{Error, Result};

@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
+use crate::Result;
 use crate::graph::{Role, Target, Tensor};
-use crate::quant::WeightFormat;
+use crate::platform::parallel;
+use crate::quant::{WeightFormat, double_quant, double_quant::DoubleQuant, float16, fp4, int4, int8, nf4};
 
 /// One buffer of a weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,4 +74,76 @@ pub fn shards(tensor: &Tensor, target: &Target) -> Vec<Shard> {
             Shard { parts: parts(format, rows.len(), cols), rows }
         })
         .collect()
+}
+
+/// Encodes some rows of a weight, `data [rows, cols] f32`, as the bytes of its parts. Errs on formats without a kernel.
+pub fn encode(format: WeightFormat, rows: usize, cols: usize, data: &[f32]) -> Result<Vec<Vec<u8>>> {
+    let parts = parts(format, rows, cols);
+    let mut bytes: Vec<Vec<u8>> = parts.iter().map(|p| vec![0; p.bytes as usize]).collect();
+    let n = rows * cols;
+    match format {
+        WeightFormat::F32 => bytes[0].copy_from_slice(bytemuck::cast_slice(data)),
+        WeightFormat::F16 => float16::encode_f16(data, &mut bytes[0][..2 * n])?,
+        WeightFormat::Bf16 => float16::encode_bf16(data, &mut bytes[0][..2 * n])?,
+        WeightFormat::Int8 => {
+            let (codes, scales) = bytes.split_at_mut(1);
+            let scales = bytemuck::cast_slice_mut(&mut scales[0]);
+            int8::quantize(data, cols, bytemuck::cast_slice_mut(&mut codes[0][..n]), scales)?;
+        }
+        WeightFormat::Int4 | WeightFormat::Fp4 | WeightFormat::Nf4 { .. } => {
+            let mut absmax = vec![0f32; n.div_ceil(64)];
+            let codes = &mut bytes[0][..n.div_ceil(2)];
+            match format {
+                WeightFormat::Int4 => int4::quantize(data, codes, &mut absmax)?,
+                WeightFormat::Fp4 => fp4::quantize(data, codes, &mut absmax)?,
+                _ => quantize_nf4(data, codes, &mut absmax)?,
+            }
+            if format == (WeightFormat::Nf4 { double_quant: true }) {
+                let double = DoubleQuant::quantize(&absmax);
+                bytes[1][..double.codes.len()].copy_from_slice(&double.codes);
+                let table = double_quant::dynamic_map().iter().chain([&double.offset]).chain(&double.absmax);
+                let table: Vec<f32> = table.copied().collect();
+                bytes[2].copy_from_slice(bytemuck::cast_slice(&table));
+            } else {
+                bytes[1].copy_from_slice(bytemuck::cast_slice(&absmax));
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// NF4 on all cores: blocks are independent.
+fn quantize_nf4(data: &[f32], codes: &mut [u8], absmax: &mut [f32]) -> Result<()> {
+    const CHUNK: usize = 1 << 16;
+    let failures: std::sync::Mutex<Option<crate::Error>> = Default::default();
+    parallel::zip_chunks_mut(codes, CHUNK / 2, absmax, CHUNK / 64, |i, codes, absmax| {
+        let from = i * CHUNK;
+        let piece = &data[from..data.len().min(from + CHUNK)];
+        if let Err(e) = nf4::quantize(piece, codes, absmax) {
+            failures.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+        }
+    });
+    failures.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+}
+
+/// The values that kernels compute with when a weight is stored in `format`: `data [rows, cols] f32`, encoded and decoded.
+pub fn round_trip(format: WeightFormat, rows: usize, cols: usize, data: &[f32]) -> Result<Vec<f32>> {
+    let bytes = encode(format, rows, cols, data)?;
+    let mut out = vec![0.0; rows * cols];
+    let floats = |bytes: &[u8]| bytemuck::pod_collect_to_vec::<u8, f32>(bytes);
+    let n = rows * cols;
+    match format {
+        WeightFormat::F32 => out.copy_from_slice(data),
+        WeightFormat::F16 => float16::decode_f16(&bytes[0][..2 * n], &mut out)?,
+        WeightFormat::Bf16 => float16::decode_bf16(&bytes[0][..2 * n], &mut out)?,
+        WeightFormat::Int8 => {
+            int8::dequantize(bytemuck::cast_slice(&bytes[0][..n]), cols, &floats(&bytes[1]), &mut out)?
+        }
+        WeightFormat::Int4 => int4::dequantize(&bytes[0][..n.div_ceil(2)], &floats(&bytes[1]), &mut out)?,
+        WeightFormat::Fp4 => fp4::dequantize(&bytes[0][..n.div_ceil(2)], &floats(&bytes[1]), &mut out)?,
+        WeightFormat::Nf4 { double_quant } => {
+            out = nf4::Nf4::quantize(data, double_quant).dequantize()?;
+        }
+    }
+    Ok(out)
 }
