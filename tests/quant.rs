@@ -135,7 +135,28 @@ fn int8_and_int4_have_the_reference_error() {
     }
 }
 
-/// The order of `torch.mean` shows only in the last bit; these sums were made by its algorithm in NumPy.
+/// Sizes that use no lane, a part of the lanes, and every level of the cascade; means by torch 2.15 on one thread.
+#[test]
+fn the_offset_is_the_mean_as_torch_rounds_it() {
+    let by_torch = [
+        (1, 0.001),
+        (7, 0.61514282),
+        (8, 0.59250003),
+        (31, 0.52793545),
+        (33, 0.52318186),
+        (100, 0.49149993),
+        (512, 0.50081247),
+        (8191, 0.50048178),
+        (40_000, 0.50050002),
+        (262_144, 0.50050038),
+        (1_000_003, 0.50050026f32),
+    ];
+    for (n, expected) in by_torch {
+        let values: Vec<f32> = (0..n).map(|i| (i * 7919_u64 % 1000 + 1) as f32 / 1000.0).collect();
+        assert_eq!(DoubleQuant::quantize(&values).offset, expected, "{n} values");
+    }
+}
+
 #[test]
 fn double_quantization_of_a_few_values() {
     let one = DoubleQuant::quantize(&[0.75]);

@@ -130,30 +130,33 @@ fn nearest(x: f32) -> u8 {
 }
 
 /// `sum(values) / n` in f32, in the order of `torch.mean` on one thread, because the offset must equal the one it yields.
-///
-/// Eight lanes, four rows of them at a time, cascaded: each of the 32 partial sums is carried into the next of four levels
-/// after 2^k additions, so that the error grows with the logarithm of n. (PyTorch, `aten/src/ATen/native/cpu/SumKernel.cpp`.)
+/// (PyTorch, `aten/src/ATen/native/cpu/SumKernel.cpp`.)
 fn mean(values: &[f32]) -> f32 {
-    const LANES: usize = 8;
+    let sum = if values.len() < 8 { cascade_sum::<1>(values) } else { cascade_sum::<8>(values) };
+    if values.is_empty() { 0.0 } else { sum / values.len() as f32 }
+}
+
+/// The sum of `values`: `LANES` beside each other, four rows of them at a time, cascaded. Each of these partial sums is carried
+/// into the next of four levels after 2^k additions, so that the error grows with the logarithm of n.
+fn cascade_sum<const LANES: usize>(values: &[f32]) -> f32 {
     const ROWS: usize = 4;
     const LEVELS: usize = 4;
-    type Row = [[f32; LANES]; ROWS];
-    let add = |sum: &mut Row, row: &Row| {
-        for (sum, lanes) in sum.iter_mut().zip(row) {
-            add_lanes(sum, lanes);
+    let add = |sum: &mut [[f32; LANES]; ROWS], rows: &[[f32; LANES]; ROWS]| {
+        for (sum, row) in sum.iter_mut().zip(rows) {
+            add_lanes(sum, row);
         }
     };
 
     let (lanes, tail) = values.as_chunks::<LANES>();
     let (rows, rest) = lanes.as_chunks::<ROWS>();
     let step_bits = 4.max(rows.len().next_power_of_two().ilog2() as usize / LEVELS);
-    let mut sums = [Row::default(); LEVELS];
-    for (i, row) in rows.iter().enumerate() {
-        add(&mut sums[0], row);
+    let mut sums = [[[0.0; LANES]; ROWS]; LEVELS];
+    for (i, rows) in rows.iter().enumerate() {
+        add(&mut sums[0], rows);
         let mut level = 1;
         // Level l is full, and carried, every 2^(l step_bits) rows; the last level is never carried.
         while level < LEVELS && (i + 1) % (1 << (level * step_bits)) == 0 {
-            let carried = std::mem::take(&mut sums[level - 1]);
+            let carried = std::mem::replace(&mut sums[level - 1], [[0.0; LANES]; ROWS]);
             add(&mut sums[level], &carried);
             level += 1;
         }
@@ -163,14 +166,10 @@ fn mean(values: &[f32]) -> f32 {
         add(&mut sum, level);
     }
     let [mut sum, others @ ..] = sum;
-    for lanes in rest {
+    for lanes in rest.iter().chain(&others) {
         add_lanes(&mut sum, lanes);
     }
-    for lanes in &others {
-        add_lanes(&mut sum, lanes);
-    }
-    let total = tail.iter().chain(&sum).fold(0.0, |total, x| total + x);
-    if values.is_empty() { 0.0 } else { total / values.len() as f32 }
+    tail.iter().chain(&sum).fold(0.0, |total, x| total + x)
 }
 
 fn add_lanes<const N: usize>(sum: &mut [f32; N], lanes: &[f32; N]) {

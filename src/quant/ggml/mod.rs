@@ -10,7 +10,7 @@ mod q4_k_search;
 
 use std::fmt;
 
-use super::{check_len, float16};
+use super::{check_len, float16, magnitude_bits};
 use crate::{Error, Result};
 
 /// A tensor type that Espalier reads.
@@ -210,9 +210,15 @@ pub fn decode(ggml: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
 /// Encodes whole blocks: `weights [n] f32` into `bytes [n / block_len * block_bytes]`, which it overwrites.
 ///
 /// The bytes are those of llama.cpp's reference functions. Errs for types outside [`GgmlType::WRITABLE`], when a length does not
-/// fit, and when a weight is too large for F16.
+/// fit, when a weight is too large for F16, and when one is NaN or infinite and the type has codes, which cannot show it.
 pub fn encode(ggml: GgmlType, weights: &[f32], bytes: &mut [u8]) -> Result<()> {
     check_blocks("ggml::encode", ggml, weights.len(), bytes.len())?;
+    if ggml.block_len() > 1 && magnitude_bits(weights) >= f32::INFINITY.to_bits() {
+        return Err(Error::Unsupported {
+            what: format!("a NaN or infinite weight in GGML tensor type {ggml}"),
+            supported: "F32, BF16".to_owned(),
+        });
+    }
     match ggml {
         GgmlType::F32 => {
             for (bytes, w) in bytes.as_chunks_mut().0.iter_mut().zip(weights) {
