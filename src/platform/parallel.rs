@@ -20,6 +20,19 @@ where
     data.chunks_mut(chunk_len).enumerate().for_each(|(i, chunk)| work(i, chunk));
 }
 
+/// As [`chunks_mut`], for work that can fail: returns one of the errors, if there is any.
+pub fn try_chunks_mut<T, E, F>(data: &mut [T], chunk_len: usize, work: F) -> Result<(), E>
+where
+    T: Send,
+    E: Send,
+    F: Fn(usize, &mut [T]) -> Result<(), E> + Send + Sync,
+{
+    #[cfg(not(target_arch = "wasm32"))]
+    return data.par_chunks_mut(chunk_len).enumerate().try_for_each(|(i, chunk)| work(i, chunk));
+    #[cfg(target_arch = "wasm32")]
+    return data.chunks_mut(chunk_len).enumerate().try_for_each(|(i, chunk)| work(i, chunk));
+}
+
 /// Calls `work(i, chunk i of a, chunk i of b)` over two slices cut into the same number of chunks, `a` every `a_len`
 /// elements and `b` every `b_len`: for instance the codes and the scales of quantized blocks. Stops with the shorter.
 ///

@@ -240,6 +240,11 @@ impl Metadata {
         Metadata { file: file.into(), ..Metadata::default() }
     }
 
+    /// The name that error messages give.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Adds `key`, or replaces its value in place. Returns the value it had.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         let (key, value) = (key.into(), value.into());
