@@ -1,1 +1,3 @@
-//! (written next)
+//! Configuration (families are data), decoder, weights, tokenizer, chat template.
+
+pub mod tokenizer;
