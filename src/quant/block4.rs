@@ -78,9 +78,9 @@ impl Codebook {
     #[inline(always)]
     fn nearest(&self, x: f32) -> u32 {
         let mut rank = 0;
-        for threshold in self.thresholds {
+        for threshold in &self.thresholds {
             #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN must count")]
-            let above = !(x <= threshold);
+            let above = !(x <= *threshold);
             rank += u32::from(above);
         }
         rank

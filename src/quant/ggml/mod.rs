@@ -1,7 +1,7 @@
 //! The tensor types of GGUF files: their names and sizes, and their conversion to and from f32.
 //!
 //! Every type but the plain floats cuts a row into blocks; a block's bytes hold its scales and its packed codes. What each block
-//! means stands in [`q32`] (blocks of 32) and [`k_quants`] (blocks of 256). Source: `ggml-common.h` and `ggml-quants.c` of ggml
+//! means stands in `q32.rs` (blocks of 32) and `k_quants.rs` (blocks of 256). Source: `ggml-common.h` and `ggml-quants.c` of ggml
 //! (the `quantize_row_*_ref` and `dequantize_row_*` functions); decoded values are equal to theirs, bit for bit.
 
 mod k_quants;
