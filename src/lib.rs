@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`error`], [`platform`] | the one error type; everything that differs between native and browser |
+//! | [`error`], [`platform`], [`seed`] | the one error type; everything that differs between native and browser; named random numbers |
 //! | [`gpu`] | device, limits, buffers, shaders, pipelines, submission, readback. Knows no machine learning |
 //! | [`quant`] | NF4, double quantization, int8, int4, f16 and the GGUF block formats, in plain Rust |
 //! | [`io`] | safetensors and GGUF as byte streams, the hub client, atomic files |
@@ -37,6 +37,7 @@ pub mod ops;
 pub mod peft;
 pub mod platform;
 pub mod quant;
+pub mod seed;
 pub mod train;
 
 pub use error::{Error, Result};

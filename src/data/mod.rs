@@ -1,1 +1,5 @@
-//! (written next)
+//! Data sets: formats, masking, packing, batches.
+
+pub mod batch;
+
+pub use batch::Batch;
