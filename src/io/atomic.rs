@@ -185,7 +185,7 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Says of a full disk that it is full, and what has become of the file.
-fn explain(e: io::Error) -> io::Error {
+pub(super) fn explain(e: io::Error) -> io::Error {
     match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => io::Error::new(
             e.kind(),

@@ -4,6 +4,7 @@
 pub mod atomic;
 pub mod files;
 pub mod gguf;
+pub mod hub;
 pub mod safetensors;
 pub mod source;
 mod tensor;

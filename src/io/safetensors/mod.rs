@@ -12,6 +12,8 @@ mod writer;
 pub use reader::{SafetensorsReader, TensorInfo};
 pub use safetensors::Dtype;
 pub use sharded::ShardedSafetensors;
+#[cfg(feature = "cli")]
+pub(crate) use sharded::shards_of_index;
 pub use writer::{SafetensorsWriter, TensorSpec};
 
 use crate::quant::ggml::GgmlType;

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::{SafetensorsReader, TensorInfo};
+use crate::io::ByteSource;
 use crate::io::files::{Files, is_plain_name, refuse_pickle};
 use crate::{Error, Result};
 
@@ -28,6 +29,24 @@ pub struct ShardedSafetensors {
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+/// Which file each tensor lies in.
+fn read_index(source: &dyn ByteSource) -> Result<BTreeMap<String, String>> {
+    if source.len() > MAX_INDEX {
+        return Err(Error::malformed(source.name(), format!("an index of {} bytes", source.len())));
+    }
+    let text = source.read_vec(0, source.len())?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|e| Error::malformed(source.name(), format!("the index is not valid: {e}")))?;
+    Ok(index.weight_map)
+}
+
+/// The files that an index lists.
+#[cfg(feature = "cli")]
+pub(crate) fn shards_of_index(source: &dyn ByteSource) -> Result<Vec<String>> {
+    let shards: std::collections::BTreeSet<String> = read_index(source)?.into_values().collect();
+    Ok(shards.into_iter().collect())
 }
 
 impl ShardedSafetensors {
@@ -58,13 +77,7 @@ impl ShardedSafetensors {
     /// Opens the shards that the file `index` of `files` lists.
     pub fn open_indexed(files: &dyn Files, index: &str) -> Result<ShardedSafetensors> {
         let source = files.open(index)?;
-        if source.len() > MAX_INDEX {
-            return Err(Error::malformed(source.name(), format!("an index of {} bytes", source.len())));
-        }
-        let text = source.read_vec(0, source.len())?;
-        let Index { weight_map } = serde_json::from_slice(&text)
-            .map_err(|e| Error::malformed(source.name(), format!("the index is not valid: {e}")))?;
-
+        let weight_map = read_index(&source)?;
         let mut tensors_of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in &weight_map {
             tensors_of.entry(shard).or_default().push(tensor);

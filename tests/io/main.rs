@@ -1,5 +1,8 @@
 //! Files on a real file system: positioned reads, atomic writes, folders, the hub client against a local server.
 
+#[cfg(feature = "cli")]
+mod hub;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
