@@ -33,11 +33,14 @@ fn page(body: impl Into<Vec<u8>>) -> Page {
     Page { status: 200, body: body.into(), ..Page::default() }
 }
 
+/// A request's path, range and token.
+type Request = (String, Option<String>, Option<String>);
+type Log = Mutex<Vec<Request>>;
+
 struct Server {
     address: String,
     pages: Arc<Mutex<HashMap<String, Page>>>,
-    /// Each request: its path, its range, its token.
-    log: Arc<Mutex<Vec<(String, Option<String>, Option<String>)>>>,
+    log: Arc<Log>,
 }
 
 impl Server {
@@ -59,12 +62,10 @@ impl Server {
         self.pages.lock().unwrap().insert(path.into(), page);
     }
 
-    fn take_log(&self) -> Vec<(String, Option<String>, Option<String>)> {
+    fn take_log(&self) -> Vec<Request> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 }
-
-type Log = Mutex<Vec<(String, Option<String>, Option<String>)>>;
 
 fn answer(mut connection: TcpStream, pages: &Mutex<HashMap<String, Page>>, log: &Log) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?).lines();
