@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use espalier::io::gguf::Metadata;
+use espalier::model::chat_template::{ChatTemplate, Message, Origin, RenderOptions};
 use espalier::model::tokenizer::{DecodeStream, Tokenizer, TokenizerFiles};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -210,6 +211,105 @@ fn a_broken_vocabulary_is_refused_in_one_sentence() {
     }
     let garbage = TokenizerFiles { tokenizer: b"{}", ..Default::default() };
     assert!(Tokenizer::from_files(&garbage).unwrap_err().to_string().starts_with("tokenizer.json: "));
+}
+
+fn messages(value: &Value) -> Vec<Message> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn template(name: &str, tokens: &Value) -> ChatTemplate {
+    let source = String::from_utf8(fixture(&format!("text/templates/{name}.jinja"))).unwrap();
+    ChatTemplate::new(&source, Origin::File, tokens.as_object().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn templates_render_as_transformers_renders_them() {
+    let fixture = json("text/chat.json");
+    for case in fixture["cases"].as_array().unwrap() {
+        let name = case["template"].as_str().unwrap();
+        let what = format!("{name}, {}, prompt {}", case["chat"], case["add_generation_prompt"]);
+        let messages = messages(&fixture["chats"][case["chat"].as_str().unwrap()]);
+        let options = RenderOptions {
+            add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
+            tools: case["tools"].as_bool().unwrap().then(|| fixture["tools"].clone()),
+            ..RenderOptions::default()
+        };
+        let found = template(name, &fixture["tokens"]).render_marked(&messages, &options);
+        let Some(expected) = case["rendered"].as_str() else {
+            let found = found.expect_err(&what).to_string();
+            // The engines word their own errors differently; what a template says itself comes through.
+            assert!(name == "features" || found.contains(case["error"].as_str().unwrap()), "{what}: {found}");
+            continue;
+        };
+        let (text, spans) = found.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(text, expected, "{what}");
+        // transformers counts characters.
+        let chars = |at: usize| text[..at].chars().count();
+        let spans: Vec<_> = spans.iter().map(|span| [chars(span.start), chars(span.end)]).collect();
+        let expected: Vec<[usize; 2]> = serde_json::from_value(case["spans"].clone()).unwrap_or_default();
+        assert_eq!(spans, expected, "{what}");
+    }
+}
+
+#[test]
+fn smollm2_prompts_have_the_ids_of_transformers() {
+    let source = String::from_utf8(fixture("smollm2/tokenizer/chat_template.jinja")).unwrap();
+    let folder = ChatTemplate::from_files(Some(&source), None, smollm2()).unwrap();
+    let mut metadata = smollm2_metadata();
+    metadata.insert("tokenizer.chat_template", source.as_str());
+    let gguf = ChatTemplate::from_gguf(&metadata, smollm2_gguf()).unwrap();
+    assert_eq!((folder.origin(), gguf.origin()), (Origin::File, Origin::Gguf));
+    for case in json("smollm2/golden/generate_smollm2.json").as_array().unwrap() {
+        let prompt = [Message::new("user", case["prompt"].as_str().unwrap())];
+        assert_eq!(folder.encode(smollm2(), &prompt, true).unwrap(), ids(&case["input_ids"]));
+        assert_eq!(gguf.encode(smollm2_gguf(), &prompt, true).unwrap(), ids(&case["input_ids"]));
+        assert_eq!(smollm2().decode(&ids(&case["output_ids"]), true).unwrap(), case["text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn templates_are_found_where_models_keep_them() {
+    let find = |config: &str| ChatTemplate::from_files(None, Some(config.as_bytes()), smollm2()).unwrap();
+    let hi = [Message::new("user", "hi"), Message::new("assistant", "ho")];
+    let render = |template: &ChatTemplate, options: &RenderOptions| template.render(&hi, options).unwrap();
+    let plain = RenderOptions::default();
+    assert_eq!(render(&find(r#"{"chat_template": "{{ eos_token }}"}"#), &plain), "<|im_end|>");
+    let named = r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
+    let with_tools = RenderOptions { tools: Some(serde_json::json!([{}])), ..RenderOptions::default() };
+    assert_eq!((render(&find(named), &plain), render(&find(named), &with_tools)), ("D".to_string(), "T".to_string()));
+    let default = find("{}");
+    assert_eq!(default.origin(), Origin::Default);
+    let (text, spans) = default.render_marked(&hi, &plain).unwrap();
+    assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nho<|im_end|>\n");
+    assert_eq!(spans.iter().map(|span| &text[span.clone()]).collect::<Vec<_>>(), ["ho<|im_end|>"]);
+    let generate = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    assert!(render(&default, &generate).ends_with("<|im_end|>\n<|im_start|>assistant\n"));
+}
+
+#[test]
+fn hostile_templates_are_refused() {
+    let tokens = || serde_json::Map::new();
+    let run = |source: &str| {
+        let template = ChatTemplate::new(source, Origin::File, tokens())?;
+        template.render(&[Message::new("user", "hi")], &RenderOptions::default())
+    };
+    let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}x{% endfor %}{% endfor %}{% endfor %}";
+    assert!(run(endless).unwrap_err().to_string().contains("does not come to an end"));
+    assert!(run("{{ 'x' * 100000000000 }}").is_err());
+    assert!(run("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}").is_err());
+    assert!(run("{% for %}").unwrap_err().to_string().starts_with("chat_template.jinja: line 1: "));
+    assert!(run("\n{{ raise_exception('no, thanks') }}").unwrap_err().to_string().contains("no, thanks (line 2)"));
+    assert!(run("{{ messages[3].content.x }}").is_err());
+}
+
+#[test]
+fn the_date_can_be_fixed() {
+    let template = template("date", &serde_json::json!({}));
+    let options = RenderOptions { now: Some(1_709_210_096), ..RenderOptions::default() };
+    assert!(
+        template.render(&[], &options).unwrap().starts_with("29 Feb 2024|2024-02-29|Thursday, February 29, 12:34:56")
+    );
+    assert!(!template.render(&[], &RenderOptions::default()).unwrap().is_empty());
 }
 
 /// Text with what trips tokenizers: digits, apostrophes, runs of spaces, other scripts, combining marks, special tokens.

@@ -142,6 +142,13 @@ impl Tokenizer {
         &self.special
     }
 
+    /// The special tokens as the variables that chat templates know: `bos_token`, `eos_token`, `pad_token`, `unk_token`.
+    pub fn template_variables(&self) -> serde_json::Map<String, serde_json::Value> {
+        let SpecialTokens { bos, eos, pad, unk, .. } = self.special;
+        let named = [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
+        named.into_iter().filter_map(|(name, id)| Some((name.to_string(), self.id_to_token(id?)?.into()))).collect()
+    }
+
     /// Whether `id` is a special (control) token: one that `decode` can skip.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
