@@ -58,6 +58,13 @@ impl Rule for Copy {
         Ok(vec![(inputs[0].shape.clone(), DType::F32)])
     }
 
+    fn grad(&self, cx: &mut GradContext<'_, Op>) -> Result<()> {
+        match cx.d_output(0) {
+            Some(dy) if cx.wants(0) => cx.set(0, dy),
+            _ => Ok(()),
+        }
+    }
+
     fn flops(&self, _inputs: &[&Tensor], _outputs: &[&Tensor]) -> u64 {
         0
     }

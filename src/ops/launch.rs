@@ -170,8 +170,13 @@ impl<'a> LaunchContext<'a> {
     /// Workgroups for `items` work items, `per_group` each, spread over two dimensions where one does not hold them;
     /// `shaders/lib/linear_index.wgsl` undoes it.
     pub fn linear_groups(&self, items: usize, per_group: u32) -> Groups {
-        let groups = (items as u64).div_ceil(u64::from(per_group)).max(1);
-        let x = groups.min(u64::from(self.target.max_groups));
-        [x as u32, groups.div_ceil(x) as u32, 1]
+        linear_groups(self.target, items, per_group)
     }
+}
+
+/// See [`LaunchContext::linear_groups`].
+pub(super) fn linear_groups(target: &Target, items: usize, per_group: u32) -> Groups {
+    let groups = (items as u64).div_ceil(u64::from(per_group)).max(1);
+    let x = groups.min(u64::from(target.max_groups));
+    [x as u32, groups.div_ceil(x) as u32, 1]
 }

@@ -1,10 +1,20 @@
 //! The ops: one file per family, where shape rule, gradient rule, CPU reference and kernel launch stand together.
 //! [`Op`] is the enum of all of them; a [`Graph`] is a graph of these.
 
+pub mod adamw;
+pub mod attention;
+pub mod attention_grad;
+pub mod cache;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod elementwise;
+pub mod embed;
+pub mod gather;
 pub mod launch;
 pub mod linear;
 pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 pub mod weight;
 
 pub use launch::{ArenaKind, Bind, Dispatch, LaunchContext};
@@ -97,13 +107,26 @@ macro_rules! ops {
 
 ops! {
     Add(elementwise::Add),
+    Attention(attention::Attention),
+    AttentionStats(attention_grad::AttentionStats),
+    AttentionQueryGrad(attention_grad::AttentionQueryGrad),
+    AttentionKeyValueGrad(attention_grad::AttentionKeyValueGrad),
+    CacheWrite(cache::CacheWrite),
     Copy(elementwise::Copy),
+    CrossEntropy(cross_entropy::CrossEntropy),
+    Dropout(dropout::Dropout),
+    Embed(embed::Embed),
+    EmbedGrad(embed::EmbedGrad),
+    GatherRows(gather::GatherRows),
     Linear(linear::Linear),
     LinearInputGrad(linear::LinearInputGrad),
     LinearWeightGrad(linear::LinearWeightGrad),
     RmsNorm(rms_norm::RmsNorm),
     RmsNormBackward(rms_norm::RmsNormBackward),
     RmsNormWeightGrad(rms_norm::RmsNormWeightGrad),
+    Rope(rope::Rope),
+    SwiGlu(swiglu::SwiGlu),
+    SwiGluBackward(swiglu::SwiGluBackward),
 }
 
 /// Errs unless the op got `wanted` inputs.
@@ -120,4 +143,13 @@ pub(crate) fn expect_same_shape(op: &'static str, a: &Tensor, b: &Tensor) -> Res
         return Ok(());
     }
     Err(Error::shape(op, format!("{} is {:?} but {} is {:?}", a.name, a.shape, b.name, b.shape)))
+}
+
+/// Errs unless a tensor holds `elements` u32: token ids, positions, row numbers.
+pub(crate) fn expect_index(op: &'static str, tensor: &Tensor, elements: usize) -> Result<()> {
+    if tensor.dtype == DType::U32 && tensor.elements() == elements {
+        return Ok(());
+    }
+    let found = format!("{} is {:?} {:?}", tensor.name, tensor.dtype, tensor.shape);
+    Err(Error::shape(op, format!("{found}, expected {elements} u32")))
 }

@@ -1,0 +1,158 @@
+//! Every op: the GPU against the CPU reference at awkward sizes, the reference's gradients against finite differences, and
+//! every shader variant against naga's validator.
+
+#[path = "ops/cases.rs"]
+mod cases;
+
+use cases::{Case, all};
+use espalier::Result;
+use espalier::gpu::{Gpu, GpuOptions};
+use espalier::graph::reference::{Real, StepScalars};
+use espalier::graph::{Role, Target, TensorId, Value};
+use espalier::ops::LaunchContext;
+use rustc_hash::FxHashMap;
+
+fn run<R: Real>(case: &Case, values: &FxHashMap<TensorId, Value<f64>>, step: &StepScalars) -> FxHashMap<TensorId, Value<R>> {
+    let mut converted: FxHashMap<TensorId, Value<R>> = values
+        .iter()
+        .map(|(id, value)| {
+            let value = match value {
+                Value::Real(v) => Value::Real(v.iter().map(|x| R::of(*x)).collect()),
+                Value::Int(v) => Value::Int(v.clone()),
+            };
+            (*id, value)
+        })
+        .collect();
+    case.graph.run_reference(&mut converted, step).unwrap();
+    converted
+}
+
+fn real<R: Real>(values: &FxHashMap<TensorId, Value<R>>, id: TensorId) -> &[R] {
+    match &values[&id] {
+        Value::Real(v) => v,
+        Value::Int(_) => panic!("{id:?} holds integers"),
+    }
+}
+
+/// Sum of outputs times their seeds: the function whose gradient the backward pass computes.
+fn loss(case: &Case, values: &FxHashMap<TensorId, Value<f64>>) -> f64 {
+    let done = run::<f64>(case, values, &case.step);
+    case.losses.iter().map(|(y, dy)| real(&done, *y).iter().zip(dy).map(|(a, b)| a * b).sum::<f64>()).sum()
+}
+
+#[test]
+fn reference_gradients_match_finite_differences() {
+    for case in all().into_iter().filter(|c| c.differentiable) {
+        let done = run::<f64>(&case, &case.values, &case.step);
+        for (param, grad) in &case.graph.grads {
+            let (tensor, grad) = (case.graph.get(*param), real(&done, *grad));
+            let stride = tensor.elements().div_ceil(40);
+            for i in (0..tensor.elements()).step_by(stride) {
+                let at = |h: f64| {
+                    let mut values = case.values.clone();
+                    let Some(Value::Real(v)) = values.get_mut(param) else { panic!("a real parameter") };
+                    v[i] += h;
+                    loss(&case, &values)
+                };
+                // Central differences in f64: the error is about h^2 times the third derivative, plus rounding over h.
+                let h = 1e-5;
+                let wanted = (at(h) - at(-h)) / (2.0 * h);
+                assert!(
+                    (grad[i] - wanted).abs() <= 1e-6 * (1.0 + wanted.abs()),
+                    "{}: d {} [{i}] is {}, by finite differences {wanted}",
+                    case.name,
+                    tensor.name,
+                    grad[i]
+                );
+            }
+        }
+    }
+}
+
+async fn gpu_matches_reference() -> Result<()> {
+    let gpu = Gpu::open(&GpuOptions { checked: true, ..Default::default() }).await?;
+    for case in all() {
+        let wanted = run::<f64>(&case, &case.values, &case.step);
+        let values: FxHashMap<TensorId, Value<f32>> = case
+            .values
+            .iter()
+            .map(|(id, value)| {
+                let value = match value {
+                    Value::Real(v) => Value::Real(v.iter().map(|x| *x as f32).collect()),
+                    Value::Int(v) => Value::Int(v.clone()),
+                };
+                (*id, value)
+            })
+            .collect();
+        let got = espalier::exec::run_once(&gpu, &case.graph, &values, &case.step).await?;
+        let states = case.graph.nodes.iter().flat_map(|n| &n.outputs);
+        let states = states.filter(|id| case.graph.get(**id).role == Role::State);
+        for id in case.graph.kept.iter().chain(case.graph.grads.values()).chain(states) {
+            let got = &got[id];
+            let (name, wanted) = (&case.graph.get(*id).name, real(&wanted, *id));
+            let largest = wanted.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+                // f32 against f64: sums of up to a few hundred terms, each rounded to 2^-24, relative to the largest value.
+                let tolerance = 1e-5 * largest.max(1e-3);
+                assert!(
+                    (f64::from(*got) - wanted).abs() <= tolerance,
+                    "{}: {name} {:?} [{i}]: gpu {got}, reference {wanted}, tolerance {tolerance:.1e}",
+                    case.name,
+                    case.graph.get(*id).shape
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ops_on_gpu_match_reference() {
+    pollster::block_on(gpu_matches_reference()).unwrap();
+}
+
+fn validate(name: &str, dispatch: &espalier::ops::Dispatch) {
+    let text = dispatch.shader.compose(&dispatch.prelude);
+    let place = format!("{name}: {}.{}", dispatch.shader.name, dispatch.entry);
+    let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{place}: {}", e.emit_to_string(&text)));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+    if let Err(e) = validator.validate(&module) {
+        panic!("{place}: {}", e.emit_to_string(&text));
+    }
+    assert!(module.entry_points.iter().any(|e| e.name == dispatch.entry), "{place}: no such entry point");
+    let storage = dispatch.bindings.iter().filter(|b| b.0 != espalier::gpu::Access::Uniform).count();
+    assert!(storage <= 8, "{place}: {storage} storage buffers");
+    for (_, variable) in module.global_variables.iter() {
+        if variable.space == naga::AddressSpace::Uniform && variable.binding.is_some_and(|b| b.binding == 0) {
+            let size = module.types[variable.ty].inner.size(module.to_ctx());
+            assert_eq!(size as usize, dispatch.params.len(), "{place}: size of Params in WGSL and in Rust");
+        }
+    }
+    let workgroup: u32 = module
+        .global_variables
+        .iter()
+        .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+        .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()))
+        .sum();
+    assert!(workgroup <= 16 << 10, "{place}: {workgroup} bytes of workgroup memory");
+}
+
+#[test]
+fn every_shader_variant_is_valid_within_the_default_limits() {
+    for software in [false, true] {
+        let target = Target { software, ..Target::default() };
+        for case in all() {
+            for node in &case.graph.nodes {
+                let (inputs, outputs) = (&node.inputs, &node.outputs);
+                let mut cx = LaunchContext { graph: &case.graph, inputs, outputs, target: &target, dispatches: vec![] };
+                node.op.launch(&mut cx).unwrap();
+                cx.dispatches.iter().for_each(|d| validate(&case.name, d));
+            }
+        }
+    }
+    use espalier::ops::adamw::{AdamW, Segment, grad_norm};
+    let segments = [Segment { elements: 100, decayed: 40 }; 2];
+    let update = AdamW::default().update(&segments, &Target::default());
+    grad_norm(&segments).iter().chain(&update).for_each(|d| validate("adamw", d));
+}
