@@ -12,7 +12,11 @@ use espalier::graph::{Role, Target, TensorId, Value};
 use espalier::ops::LaunchContext;
 use rustc_hash::FxHashMap;
 
-fn run<R: Real>(case: &Case, values: &FxHashMap<TensorId, Value<f64>>, step: &StepScalars) -> FxHashMap<TensorId, Value<R>> {
+fn run<R: Real>(
+    case: &Case,
+    values: &FxHashMap<TensorId, Value<f64>>,
+    step: &StepScalars,
+) -> FxHashMap<TensorId, Value<R>> {
     let mut converted: FxHashMap<TensorId, Value<R>> = values
         .iter()
         .map(|(id, value)| {

@@ -5,7 +5,7 @@ pub mod memory;
 pub mod program;
 
 pub use memory::{Memory, ParamLayout};
-pub use program::Program;
+pub use program::{Program, planned_bytes};
 
 use rustc_hash::FxHashMap;
 
@@ -21,7 +21,10 @@ pub fn target(gpu: &Gpu) -> Target {
     Target {
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
-        alignment: u64::from(limits.min_storage_buffer_offset_alignment.max(4)),
+        // One for storage and uniform bindings; both are powers of two.
+        alignment: u64::from(
+            limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(16),
+        ),
         max_groups: limits.max_compute_workgroups_per_dimension,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         software: gpu.is_software(),

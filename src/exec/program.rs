@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Memory;
 use crate::gpu::{Buffer, Gpu, Prepared, Region};
 use crate::graph::reference::StepScalars;
-use crate::graph::{Placement, Plan, Role, TensorId};
+use crate::graph::{Placement, Plan, Role, Target, TensorId};
 use crate::ops::{Bind, Dispatch, Graph, LaunchContext};
 use crate::{Error, Result};
 
@@ -39,18 +39,7 @@ impl Program {
     /// large as the plan's.
     pub fn new(gpu: &Gpu, graph: &Graph, plan: &Plan, memory: &Memory) -> Result<Program> {
         let (inputs, input_buffer) = place_inputs(gpu, graph, memory)?;
-        let mut described: Vec<(Dispatch, usize)> = vec![];
-        for (index, node) in graph.nodes.iter().enumerate() {
-            let mut cx = LaunchContext {
-                graph,
-                inputs: &node.inputs,
-                outputs: &node.outputs,
-                target: &memory.target,
-                dispatches: vec![],
-            };
-            node.op.launch(&mut cx)?;
-            described.extend(cx.dispatches.into_iter().map(|d| (d, index)));
-        }
+        let described = describe(graph, &memory.target)?;
         let mut program = Program {
             entries: vec![],
             inputs,
@@ -202,6 +191,27 @@ impl Program {
     }
 }
 
+/// The dispatches of every node, with the node's index; needs no GPU.
+pub fn describe(graph: &Graph, target: &Target) -> Result<Vec<(Dispatch, usize)>> {
+    let mut described = vec![];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let mut cx = LaunchContext { graph, inputs: &node.inputs, outputs: &node.outputs, target, dispatches: vec![] };
+        node.op.launch(&mut cx)?;
+        described.extend(cx.dispatches.into_iter().map(|d| (d, index)));
+    }
+    Ok(described)
+}
+
+/// Bytes of inputs and parameter blocks that a program of this graph allocates.
+pub fn planned_bytes(graph: &Graph, target: &Target) -> Result<u64> {
+    let align = target.alignment;
+    let inputs = graph.with_role(|r| r == Role::Input);
+    let inputs: u64 = inputs.iter().map(|&i| graph.get(i).bytes().max(4).next_multiple_of(align)).sum();
+    let blocks =
+        describe(graph, target)?.iter().map(|(d, _)| (d.params.len() as u64).next_multiple_of(align)).sum::<u64>();
+    Ok(inputs + blocks)
+}
+
 /// Inputs side by side in one buffer.
 fn place_inputs(gpu: &Gpu, graph: &Graph, memory: &Memory) -> Result<(BTreeMap<String, Region>, Option<Buffer>)> {
     let mut places = vec![];
@@ -228,7 +238,7 @@ fn prepare(
     memory: &Memory,
     resolve: impl Fn(Bind, usize) -> Result<Region>,
 ) -> Result<PreparedNodes> {
-    let align = u64::from(gpu.limits().min_uniform_buffer_offset_alignment).max(memory.target.alignment) as usize;
+    let align = memory.target.alignment as usize;
     let mut block = vec![];
     let mut offsets = vec![];
     for (dispatch, _) in described {

@@ -80,11 +80,7 @@ fn check(attention: &Attention, op: &'static str, inputs: &[&Tensor]) -> Result<
 }
 
 /// Calls `f(query head, key head, p, scale ds)` for every visible pair; heads are positions of rows of D values.
-fn for_each_pair<R: Real>(
-    attention: &Attention,
-    cx: &ReferenceContext<'_, R>,
-    mut f: impl FnMut(usize, usize, R, R),
-) {
+fn for_each_pair<R: Real>(attention: &Attention, cx: &ReferenceContext<'_, R>, mut f: impl FnMut(usize, usize, R, R)) {
     let (q, k, v, d_o, stats) = (cx.real(0), cx.real(1), cx.real(2), cx.real(3), cx.real(4));
     let (dim, heads, scale) =
         (attention.head_dim as usize, attention.heads as usize, R::of(f64::from(attention.scale)));

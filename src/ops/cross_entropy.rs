@@ -1,8 +1,8 @@
 //! Head and cross-entropy in one op, in chunks of supervised rows: logits exist for one chunk at a time, forward and
 //! backward, so that nothing of size N x V is ever stored.
 
-use super::linear::{self, Epilogue};
 use super::adamw;
+use super::linear::{self, Epilogue};
 use super::{Bind, Dispatch, Graph, LaunchContext, Rule, expect_index, expect_inputs, expect_same_shape};
 use crate::gpu::Prelude;
 use crate::graph::{DType, Real, ReferenceContext, Role, Target, Tensor, TensorId};

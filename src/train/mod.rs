@@ -1,1 +1,3 @@
-//! (written next)
+//! Training: the device side of a step, and evaluation.
+
+pub mod trainer;

@@ -91,7 +91,8 @@ impl Case {
 fn numbers(n: usize, seed: u32) -> Vec<f64> {
     (0..n as u32)
         .map(|i| {
-            let hash = (i.wrapping_add(1).wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+            let hash = (i.wrapping_add(1).wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(0x9e37_79b9))
+                .wrapping_mul(0x85eb_ca6b);
             f64::from(hash >> 20) / 2048.0 - 1.0
         })
         .collect()
@@ -99,7 +100,10 @@ fn numbers(n: usize, seed: u32) -> Vec<f64> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    [swiglu(), dropout(), rope(), embed(), cache(), gather(), attention(), cross_entropy()].into_iter().flatten().collect()
+    [swiglu(), dropout(), rope(), embed(), cache(), gather(), attention(), cross_entropy()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn swiglu() -> Vec<Case> {
@@ -174,7 +178,8 @@ fn cache() -> Vec<Case> {
             let mut c = Case::new(format!("cache {batch}x{rows} to {slots}x{cols}"));
             let new = c.param("new", &[batch * rows, cols]);
             // The last row of each batch row is padding where there is more than one.
-            let position = |i: usize| if rows > 1 && i % rows == rows - 1 { u32::MAX } else { (slots - 1 - i % rows) as u32 };
+            let position =
+                |i: usize| if rows > 1 && i % rows == rows - 1 { u32::MAX } else { (slots - 1 - i % rows) as u32 };
             let positions = c.ints("positions", (0..batch * rows).map(position).collect());
             let cache = c.graph.tensor("cache", &[batch * slots, cols], DType::F32, Role::State);
             c.fill(cache);
@@ -257,7 +262,8 @@ fn cross_entropy() -> Vec<Case> {
         [(1, 1, 1, 8, 1), (13, 5, 67, 8, 10), (17, 12, 130, 8, 13), (9, 4, 33, 8, 0)]
     {
         for (trained, softcap) in [(false, None), (true, None), (true, Some(2.5))] {
-            let name = format!("cross entropy {supervised}/{tokens}x{cols}x{vocab}, head trained {trained}, {softcap:?}");
+            let name =
+                format!("cross entropy {supervised}/{tokens}x{cols}x{vocab}, head trained {trained}, {softcap:?}");
             let mut c = Case::new(name);
             c.step.supervised = supervised;
             let x = c.param("x", &[tokens, cols]);

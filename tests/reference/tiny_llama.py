@@ -220,9 +220,10 @@ def nf4(model, double_quant):
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
-            codes, state = bnb.quantize_4bit(module.weight.data, blocksize=64, quant_type="nf4",
+            # Flat: bitsandbytes 0.50 on the CPU decodes matrices wrongly whose rows are no whole number of blocks.
+            codes, state = bnb.quantize_4bit(module.weight.data.flatten(), blocksize=64, quant_type="nf4",
                                              compress_statistics=double_quant)
-            module.weight.data = bnb.dequantize_4bit(codes, state)
+            module.weight.data = bnb.dequantize_4bit(codes, state).reshape(module.weight.shape)
     return model
 
 
