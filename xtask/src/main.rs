@@ -1,1 +1,37 @@
-fn main() {}
+//! `cargo xtask`: what a newcomer and the continuous integration run. Each command does its own set-up and says what it does.
+
+mod process;
+mod smollm2;
+mod suite;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Builds, tests and shows Espalier. Each command installs what it needs, or says what to install.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the format, lint, build the documentation, and run every test natively and in a browser
+    Test(suite::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Test(options) => suite::run(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

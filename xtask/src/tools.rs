@@ -1,0 +1,131 @@
+//! What the tests and the demonstration need beside cargo: looked for first, installed where we can, else a sentence on what to install.
+
+use crate::process::{cargo, on_path, output_of, program, root, run, say};
+use crate::smollm2::cache;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub const WASM: &str = "wasm32-unknown-unknown";
+
+/// rustfmt, clippy and the standard library for WebAssembly.
+pub fn rust_components() -> Result<()> {
+    for component in ["rustfmt", "clippy"] {
+        let subcommand = component.trim_start_matches("rust");
+        if output_of(cargo().args([subcommand, "--version"])).is_none() {
+            rustup(&["component", "add", component])?;
+        }
+    }
+    let libraries = output_of(program("rustc").args(["--print", "target-libdir", "--target", WASM]));
+    if !libraries.is_some_and(|dir| Path::new(dir.trim()).is_dir()) {
+        rustup(&["target", "add", WASM])?;
+    }
+    Ok(())
+}
+
+fn rustup(arguments: &[&str]) -> Result<()> {
+    if on_path("rustup").is_none() {
+        bail!(
+            "`rustup {}` is needed, and there is no rustup: install it from rustup.rs, or add the component another way",
+            arguments.join(" ")
+        );
+    }
+    run(program("rustup").args(arguments))
+}
+
+/// The test runner of wasm-bindgen-cli, at the version in Cargo.lock: any other refuses the code that the library generated.
+pub fn wasm_bindgen_test_runner() -> Result<PathBuf> {
+    let version = locked_version("wasm-bindgen")?;
+    let name = "wasm-bindgen-test-runner";
+    if let Some(path) = on_path(name)
+        && output_of(program(&path).arg("--version")).is_some_and(|v| v.split_whitespace().any(|word| word == version))
+    {
+        return Ok(path);
+    }
+    let home = cache()?.join("tools").join(format!("wasm-bindgen-cli-{version}"));
+    let path = home.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if !path.exists() {
+        say(format_args!("Installing wasm-bindgen-cli {version} into {} (once)", home.display()));
+        run(cargo().args(["install", "--locked", "--version", &version, "wasm-bindgen-cli", "--root"]).arg(&home))?;
+    }
+    Ok(path)
+}
+
+fn locked_version(package: &str) -> Result<String> {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
+    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{package}\""));
+    let version = lines.nth(1).and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
+    Ok(version.with_context(|| format!("Cargo.lock names no {package}"))?.to_string())
+}
+
+/// The driver program of a Chromium that speaks WebGPU.
+pub fn chromedriver() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CHROMEDRIVER") {
+        return Ok(path.into());
+    }
+    let find = || {
+        on_path("chromedriver").filter(|_| {
+            ["chromium", "chromium-browser", "google-chrome", "chrome"].iter().any(|b| on_path(b).is_some())
+        })
+    };
+    if let Some(path) = find() {
+        return Ok(path);
+    }
+    let packages: &[&str] = if distribution().contains("ubuntu") {
+        &["chromium-browser", "chromium-chromedriver"]
+    } else {
+        &["chromium", "chromium-driver"]
+    };
+    apt_install(packages, "Chromium (or Chrome) and the chromedriver of the same version")?;
+    find()
+        .context("Chromium was installed, but there is no chromedriver on the PATH: set CHROMEDRIVER to where it lies")
+}
+
+/// A Vulkan driver on Linux; macOS and Windows bring their own Metal and Direct3D 12.
+pub fn gpu_driver() -> Result<()> {
+    if !cfg!(target_os = "linux") || has_vulkan_driver() {
+        return Ok(());
+    }
+    say("No Vulkan driver found");
+    apt_install(&["mesa-vulkan-drivers"], "a Vulkan driver: that of your GPU, or Mesa's software driver (lavapipe)")
+}
+
+/// True where the Vulkan loader would find a driver's manifest.
+fn has_vulkan_driver() -> bool {
+    if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return true;
+    }
+    let dirs = ["/usr/share", "/usr/local/share", "/etc", "/run/opengl-driver/share"].map(PathBuf::from);
+    let home = dirs::data_local_dir();
+    let manifests = dirs.iter().chain(&home).filter_map(|dir| fs::read_dir(dir.join("vulkan/icd.d")).ok()).flatten();
+    manifests.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "json"))
+}
+
+/// Installs Debian packages where this is Debian or Ubuntu and we may; else errs with `what` to install.
+fn apt_install(packages: &[&str], what: &str) -> Result<()> {
+    if !distribution().contains("debian") && !distribution().contains("ubuntu") || on_path("apt-get").is_none() {
+        bail!("please install {what}");
+    }
+    let is_root = output_of(program("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    if !is_root && on_path("sudo").is_none() {
+        bail!("please install {what}: apt-get install {}", packages.join(" "));
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = if is_root { program("apt-get") } else { program("sudo") };
+        if !is_root {
+            command.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+        run(&mut command)
+    };
+    say(format_args!("Installing {} with apt-get", packages.join(" ")));
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], packages].concat())
+}
+
+/// The names that this Linux goes by, such as `ubuntu debian`.
+fn distribution() -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let names = release.lines().filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")));
+    names.map(|name| name.trim_matches('"')).collect::<Vec<_>>().join(" ")
+}
