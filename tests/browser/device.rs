@@ -1,5 +1,7 @@
 //! The way to the device and back: buffers, a kernel, what it wrote, and the counts of what was allocated.
 
+use std::rc::Rc;
+
 use espalier::Result;
 use espalier::gpu::{Access, Gpu, Prelude, Shader};
 
@@ -20,7 +22,7 @@ static SCALE: Shader = Shader {
         }",
 };
 
-async fn bytes_written_are_read_back(gpu: &Gpu) -> Result<()> {
+async fn bytes_written_are_read_back(gpu: Rc<Gpu>) -> Result<()> {
     let buffer = gpu.alloc("test", 64)?;
     let bytes: Vec<u8> = (0..32).collect();
     gpu.write(&buffer.slice(16, 48), 8, &bytes);
@@ -29,7 +31,7 @@ async fn bytes_written_are_read_back(gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
-async fn a_kernel_sees_its_parameters_and_bindings(gpu: &Gpu) -> Result<()> {
+async fn a_kernel_sees_its_parameters_and_bindings(gpu: Rc<Gpu>) -> Result<()> {
     // One more than a multiple of the workgroup, so that the last one is mostly idle.
     let (wg_size, n) = (32_u32, 97_u32);
     let x: Vec<f32> = (0..n).map(|i| i as f32 - 40.0).collect();
@@ -49,7 +51,7 @@ async fn a_kernel_sees_its_parameters_and_bindings(gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
-async fn allocations_are_counted(gpu: &Gpu) -> Result<()> {
+async fn allocations_are_counted(gpu: Rc<Gpu>) -> Result<()> {
     let before = gpu.bytes();
     let buffer = gpu.alloc("test", 1 << 20)?;
     assert_eq!(gpu.bytes() - before, 1 << 20);
