@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a newcomer and the continuous integration run. Each command does its own set-up and says what it does.
 
+mod demo;
 mod process;
 mod smollm2;
 mod suite;
@@ -18,12 +19,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fine-tune SmolLM2-135M-Instruct on a small data set, and compare it before and after
+    Demo(demo::Options),
     /// Check the format, lint, build the documentation, and run every test natively and in a browser
     Test(suite::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => suite::run(&options),
     };
     match outcome {

@@ -15,6 +15,8 @@ pub fn root() -> PathBuf {
 pub fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
     command.current_dir(root());
+    // Mesa's layer that asks a display server which GPU to prefer complains where there is none.
+    command.env("NODEVICE_SELECT", "1");
     command
 }
 
@@ -46,6 +48,17 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", shown(command));
     }
     Ok(())
+}
+
+/// Runs a command whose standard output is wanted and whose errors a person sees; errs unless it ends well.
+pub fn shown_output(command: &mut Command) -> Result<String> {
+    say(format_args!("$ {}", shown(command)));
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {}", shown(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed ({})", shown(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command and hands over what it writes to its standard output, nothing where it fails or is missing.

