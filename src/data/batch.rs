@@ -1,48 +1,68 @@
-//! One micro-batch: rows of tokens side by side, padded on the right.
+//! Examples laid out as the rectangle that the model works on.
 
-/// What a graph of shape `batch_size x context` is fed. All vectors are `[B T]`, row by row.
+use super::tokenize::{Example, IGNORED};
+
+/// A rectangle of tokens. Every field except the counts is row-major, `[batch_size, context]`.
+///
+/// A row holds one example, or several one after the other (packed), then padding. What belongs together is a segment: a token
+/// sees its own segment up to itself, from `segment_start` on. Padding is a segment of its own; so is a row without an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
+    /// Rows
     pub batch_size: usize,
-    /// Tokens of a row, padding included.
+    /// Tokens of a row, padding included
     pub context: usize,
     pub input_ids: Vec<u32>,
-    /// The token that follows, where it is supervised; -100 elsewhere.
+    /// What is to be predicted at each token: the label of the next token of the segment; -100 where nothing is
     pub targets: Vec<i32>,
-    /// Position for the rotary embedding: restarts at 0 with each packed segment.
+    /// Places within the segment, from 0
     pub positions: Vec<u32>,
-    /// First token of the row that a token sees: the start of its own packed segment.
+    /// The place in the row where the token's segment begins: the first token it may see
     pub segment_start: Vec<u32>,
-    /// How many targets are not -100.
+    /// Targets that are not -100
     pub supervised: usize,
+    /// Tokens that are not padding
+    pub tokens: usize,
 }
 
-/// A label that is not supervised.
-pub const IGNORED: i32 = -100;
-
 impl Batch {
-    /// Pads rows of (tokens, labels) on the right to `context`; longer rows are cut. `labels[t]` is the token at `t` itself
-    /// where it is supervised, as in Hugging Face's data sets: targets are labels shifted by one.
-    pub fn from_rows(rows: &[(&[u32], &[i32])], context: usize, pad: u32) -> Batch {
-        let n = rows.len() * context;
+    /// Lays out `rows` (each the examples of one row) in rows of `context` tokens; missing rows are padding. What does not fit
+    /// is cut off.
+    pub fn new(rows: &[Vec<&Example>], batch_size: usize, context: usize, pad: u32) -> Batch {
+        let size = batch_size * context;
         let mut batch = Batch {
-            batch_size: rows.len(),
+            batch_size,
             context,
-            input_ids: vec![pad; n],
-            targets: vec![IGNORED; n],
-            positions: (0..n).map(|i| (i % context.max(1)) as u32).collect(),
-            segment_start: vec![0; n],
+            input_ids: Vec::with_capacity(size),
+            targets: Vec::with_capacity(size),
+            positions: Vec::with_capacity(size),
+            segment_start: Vec::with_capacity(size),
             supervised: 0,
+            tokens: 0,
         };
-        for (r, (ids, labels)) in rows.iter().enumerate() {
-            let len = ids.len().min(labels.len()).min(context);
-            let at = r * context;
-            batch.input_ids[at..at + len].copy_from_slice(&ids[..len]);
-            if len > 1 {
-                batch.targets[at..at + len - 1].copy_from_slice(&labels[1..len]);
+        for at in 0..batch_size {
+            let end = (at + 1) * context;
+            for example in rows.get(at).into_iter().flatten() {
+                batch.push_segment(example, end - batch.input_ids.len());
             }
+            batch.tokens += batch.input_ids.len() - at * context;
+            let used = batch.input_ids.len() - at * context;
+            batch.positions.extend(0..(context - used) as u32);
+            batch.segment_start.resize(end, used as u32);
+            batch.input_ids.resize(end, pad);
+            batch.targets.resize(end, IGNORED);
         }
-        batch.supervised = batch.targets.iter().filter(|t| **t >= 0).count();
+        batch.supervised = batch.targets.iter().filter(|&&target| target != IGNORED).count();
         batch
+    }
+
+    fn push_segment(&mut self, example: &Example, room: usize) {
+        let len = example.len().min(room);
+        let start = self.input_ids.len() % self.context;
+        self.input_ids.extend(&example.input_ids[..len]);
+        self.targets.extend(example.labels[..len].iter().skip(1));
+        self.targets.resize(self.input_ids.len(), IGNORED);
+        self.positions.extend(0..len as u32);
+        self.segment_start.resize(self.input_ids.len(), start as u32);
     }
 }
