@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use espalier::io::gguf::Metadata;
+use espalier::io::FileSource;
+use espalier::io::gguf::{GgufReader, Metadata};
 use espalier::model::chat_template::{ChatTemplate, Message, Origin, RenderOptions};
 use espalier::model::tokenizer::{DecodeStream, Tokenizer, TokenizerFiles};
 use proptest::prelude::*;
@@ -106,6 +107,29 @@ fn smollm2_ids_are_those_of_transformers() {
 }
 
 #[test]
+fn the_gguf_file_of_smollm2_gives_the_same_tokenizer_and_template() {
+    let Some(path) = std::env::var_os("ESPALIER_SMOLLM2_GGUF") else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ESPALIER_SMOLLM2_GGUF is not set: run the tests with `cargo xtask test`"
+        );
+        eprintln!("skipped: set ESPALIER_SMOLLM2_GGUF to the file SmolLM2-135M-Instruct.Q4_1.gguf");
+        return;
+    };
+    let source = FileSource::open(std::path::Path::new(&path)).unwrap();
+    let reader = GgufReader::open(Box::new(source)).unwrap();
+    let metadata = reader.metadata();
+    let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
+    assert_eq!(tokenizer.to_json().unwrap(), smollm2_gguf().to_json().unwrap());
+    assert_eq!(tokenizer.special(), smollm2_gguf().special());
+    let template = ChatTemplate::from_gguf(metadata, &tokenizer).unwrap();
+    for case in json("smollm2/golden/generate_smollm2.json").as_array().unwrap() {
+        let prompt = [Message::new("user", case["prompt"].as_str().unwrap())];
+        assert_eq!(template.encode(&tokenizer, &prompt, true).unwrap(), ids(&case["input_ids"]));
+    }
+}
+
+#[test]
 fn smollm2_special_tokens_have_their_roles() {
     for tokenizer in [smollm2(), smollm2_gguf()] {
         assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pad()), (Some(1), Some(2), 2));
@@ -168,6 +192,27 @@ fn sentencepiece_puts_bos_before_and_a_space_after_a_special_token() {
     assert_eq!(found, [&[1], &bare[..], &[2], &bare[..]].concat());
     let unigram = sentencepiece(&all["unigram_with_rules"]);
     assert_eq!(unigram.encode("a", true).unwrap().last(), Some(&2));
+}
+
+#[test]
+fn sentencepiece_offsets_cover_the_text() {
+    let all = json("text/sentencepiece.json");
+    for name in ["bpe", "bpe_without_prefix", "unigram_with_bytes"] {
+        let tokenizer = sentencepiece(&all[name]);
+        for text in ["The plant  grows 🙂 ж.", "  a", "plant</s>plant", "naïve\n"] {
+            let encoding = tokenizer.encode_with_offsets(text, true).unwrap();
+            let mut end = 0;
+            for range in encoding.offsets.iter().filter(|range| !range.is_empty()) {
+                assert!(
+                    range.start <= end && text.get(range.clone()).is_some(),
+                    "{name}, {text:?}: {:?}",
+                    encoding.offsets
+                );
+                end = end.max(range.end);
+            }
+            assert_eq!(end, text.len(), "{name}, {text:?}: {:?}", encoding.offsets);
+        }
+    }
 }
 
 #[test]
