@@ -88,9 +88,7 @@ async fn gpu_matches_reference() -> Result<()> {
                 (*id, value)
             })
             .collect();
-        let clock = std::time::Instant::now();
         let got = espalier::exec::run_once(&gpu, &case.graph, &values, &case.step).await?;
-        eprintln!("{} {:?}", case.name, clock.elapsed());
         let states = case.graph.nodes.iter().flat_map(|n| &n.outputs);
         let states = states.filter(|id| case.graph.get(**id).role == Role::State);
         for id in case.graph.kept.iter().chain(case.graph.grads.values()).chain(states) {
@@ -121,8 +119,10 @@ fn validate(name: &str, dispatch: &espalier::ops::Dispatch) {
     let text = dispatch.shader.compose(&dispatch.prelude);
     let place = format!("{name}: {}.{}", dispatch.shader.name, dispatch.entry);
     let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{place}: {}", e.emit_to_string(&text)));
-    let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let mut validator = naga::valid::Validator::new(
+        naga::valid::ValidationFlags::all(),
+        naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+    );
     if let Err(e) = validator.validate(&module) {
         panic!("{place}: {}", e.emit_to_string(&text));
     }

@@ -71,10 +71,10 @@ impl Attention {
         !target.software
     }
 
-    /// Rows (or keys) of one invocation of the kernels without workgroup memory: as many as registers (on a CPU, its
-    /// first-level cache) hold with `vectors` vectors of D values each, but no more than there are.
+    /// Rows (or keys) of one invocation of the kernels without workgroup memory, which keeps `vectors` vectors of D values
+    /// for each, but no more than there are. More would load less, but compile for many seconds on a CPU.
     pub(super) fn rows_per_invocation(&self, vectors: usize, available: usize) -> u32 {
-        (1024 / (vectors * self.head_dim as usize)).clamp(1, 8).min(available) as u32
+        (512 / (vectors * self.head_dim as usize)).clamp(1, 4).min(available) as u32
     }
 
     /// The kernels read four values at a time where the head dimension allows it.
@@ -116,8 +116,8 @@ impl Attention {
         }
     }
 
-    /// Calls `f(query head row, key head row, visible)` bounds in row order: for each query head, its row among
-    /// `[B T, heads]`, its key/value head's column and the range of key rows it sees.
+    /// Calls `f(row, kv_head, visible)` for each query head: its row among `[B T heads]`, the key/value head it reads, and
+    /// the rows among `[B S]` of the keys it sees.
     pub(super) fn for_each_row<R: Real>(
         &self,
         cx: &ReferenceContext<'_, R>,
