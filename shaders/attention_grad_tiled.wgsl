@@ -35,8 +35,12 @@ fn load_rows(at: Lane, row0: u32, rows: u32, lane: u32) -> vec2<u32> {
     return workgroupUniformLoad(&bounds);
 }
 
-// score = q k^T and d_p = do v^T for the rows loaded and the keys from key0 on.
-fn products(at: Lane, key0: u32, lane: u32, score: ptr<function, Block>, d_p: ptr<function, Block>) {
+// p and scale ds of a tile.
+struct Pair { p: Block, ds: Block }
+
+// (q k^T, do v^T) for the rows loaded and the keys from key0 on.
+fn products(at: Lane, key0: u32, lane: u32) -> Pair {
+    var pair = Pair();
     for (var c = 0u; c < 2u * CHUNKS; c++) {
         for (var e = lane; e < TILE * TILE; e += WG_SIZE) {
             let r = e / TILE;
@@ -60,30 +64,34 @@ fn products(at: Lane, key0: u32, lane: u32, score: ptr<function, Block>, d_p: pt
         }
         workgroupBarrier();
         if c % 2u == 0u {
-            add_a_bt(score, lane);
+            pair.p = add_a_bt(pair.p, lane);
         } else {
-            add_a_bt(d_p, lane);
+            pair.ds = add_a_bt(pair.ds, lane);
         }
         workgroupBarrier();
     }
+    return pair;
 }
 
-// score becomes p, d_p becomes scale ds.
-fn probabilities(key0: u32, lane: u32, score: ptr<function, Block>, d_p: ptr<function, Block>) {
+// (p, scale ds) from (q k^T, do v^T)
+fn probabilities(products: Pair, key0: u32, lane: u32) -> Pair {
+    var pair = products;
     for (var i = 0u; i < 16u; i++) {
         let stat = row_stat[lane / 8u + 8u * (i / 4u)];
         let key = f32(key0 + lane % 8u + 8u * (i % 4u));
         let visible = stat.z <= key && key < stat.w;
-        let p = exp(select(HIDDEN, (*score)[i] * params.scale - stat.x, visible));
-        (*score)[i] = p;
-        (*d_p)[i] = p * ((*d_p)[i] - stat.y) * params.scale;
+        let p = exp(select(HIDDEN, pair.p[i] * params.scale - stat.x, visible));
+        pair.p[i] = p;
+        pair.ds[i] = p * (pair.ds[i] - stat.y) * params.scale;
     }
+    return pair;
 }
 
 // tile_p = block
-fn store_p(block: ptr<function, Block>, lane: u32) {
+fn store_p(block: Block, lane: u32) {
+    var values = block;
     for (var i = 0u; i < 16u; i++) {
-        tile_p[(lane / 8u + 8u * (i / 4u)) * STRIDE + lane % 8u + 8u * (i % 4u)] = (*block)[i];
+        tile_p[(lane / 8u + 8u * (i / 4u)) * STRIDE + lane % 8u + 8u * (i % 4u)] = values[i];
     }
 }
 
@@ -104,11 +112,8 @@ fn backward_query(
     var sum: array<Block, CHUNKS>;
     for (var c = 0u; c < CHUNKS; c++) { sum[c] = Block(); }
     for (var key0 = range.x; key0 < range.y; key0 += TILE) {
-        var score = Block();
-        var d_p = Block();
-        products(at, key0, lane, &score, &d_p);
-        probabilities(key0, lane, &score, &d_p);
-        store_p(&d_p, lane);
+        let pair = probabilities(products(at, key0, lane), key0, lane);
+        store_p(pair.ds, lane);
         for (var c = 0u; c < CHUNKS; c++) {
             for (var e = lane; e < TILE * TILE; e += WG_SIZE) {
                 let r = e / TILE;
@@ -118,7 +123,7 @@ fn backward_query(
                 tile_b[r * STRIDE + e % TILE] = b;
             }
             workgroupBarrier();
-            add_p_b(&sum[c], lane);
+            sum[c] = add_p_b(sum[c], lane);
             workgroupBarrier();
         }
     }
@@ -156,11 +161,8 @@ fn backward_key_value(
     for (var row0 = 0u; row0 < rows; row0 += TILE) {
         let range = load_rows(at, row0, rows, lane);
         if range.x >= key0 + TILE || range.y <= key0 { continue; }
-        var score = Block();
-        var d_p = Block();
-        products(at, key0, lane, &score, &d_p);
-        probabilities(key0, lane, &score, &d_p);
-        store_p(&score, lane);
+        let pair = probabilities(products(at, key0, lane), key0, lane);
+        store_p(pair.p, lane);
         for (var c = 0u; c < 2u * CHUNKS; c++) {
             for (var e = lane; e < TILE * TILE; e += WG_SIZE) {
                 let r = e / TILE;
@@ -177,12 +179,12 @@ fn backward_key_value(
             }
             workgroupBarrier();
             if c < CHUNKS {
-                add_pt_a(&sum_v[c], lane);
+                sum_v[c] = add_pt_a(sum_v[c], lane);
             } else {
-                add_pt_a(&sum_k[c - CHUNKS], lane);
+                sum_k[c - CHUNKS] = add_pt_a(sum_k[c - CHUNKS], lane);
             }
             workgroupBarrier();
-            if c == CHUNKS - 1u { store_p(&d_p, lane); }
+            if c == CHUNKS - 1u { store_p(pair.ds, lane); }
         }
     }
     for (var c = 0u; c < CHUNKS; c++) {

@@ -74,7 +74,7 @@ fn forward(
                 tile_b[r * STRIDE + e % TILE] = b;
             }
             workgroupBarrier();
-            add_a_bt(&score, lane);
+            score = add_a_bt(score, lane);
             workgroupBarrier();
         }
         for (var i = 0u; i < 4u; i++) {
@@ -112,7 +112,7 @@ fn forward(
             }
             workgroupBarrier();
             for (var i = 0u; i < 16u; i++) { sum_v[c][i] *= row_shrink[ty + 8u * (i / 4u)]; }
-            add_p_b(&sum_v[c], lane);
+            sum_v[c] = add_p_b(sum_v[c], lane);
             workgroupBarrier();
         }
     }

@@ -3,14 +3,22 @@
 
 #[path = "ops/cases.rs"]
 mod cases;
+#[path = "support"]
+mod support {
+    pub mod on_gpu;
+}
+
+use std::rc::Rc;
 
 use cases::{Case, all};
 use espalier::Result;
-use espalier::gpu::{Gpu, GpuOptions};
+use espalier::gpu::Gpu;
 use espalier::graph::reference::{Real, StepScalars};
 use espalier::graph::{Role, Target, TensorId, Value};
 use espalier::ops::LaunchContext;
 use rustc_hash::FxHashMap;
+
+crate::gpu_tests!(plain_kernels_match_reference, tiled_kernels_match_reference);
 
 fn run<R: Real>(
     case: &Case,
@@ -73,8 +81,9 @@ fn reference_gradients_match_finite_differences() {
     }
 }
 
-async fn gpu_matches_reference() -> Result<()> {
-    let gpu = Gpu::open(&GpuOptions { checked: true, ..Default::default() }).await?;
+/// Kernels of both kinds run on any adapter.
+async fn compare(gpu: &Gpu, software: bool) -> Result<()> {
+    let target = Target { software, ..espalier::exec::target(gpu) };
     for case in all() {
         let wanted = run::<f64>(&case, &case.values, &case.step);
         let values: FxHashMap<TensorId, Value<f32>> = case
@@ -88,16 +97,15 @@ async fn gpu_matches_reference() -> Result<()> {
                 (*id, value)
             })
             .collect();
-        let got = espalier::exec::run_once(&gpu, &case.graph, &values, &case.step).await?;
+        let got = espalier::exec::run_once_for(gpu, target, &case.graph, &values, &case.step).await?;
         let states = case.graph.nodes.iter().flat_map(|n| &n.outputs);
         let states = states.filter(|id| case.graph.get(**id).role == Role::State);
         for id in case.graph.kept.iter().chain(case.graph.grads.values()).chain(states) {
-            let got = &got[id];
-            let (name, wanted) = (&case.graph.get(*id).name, real(&wanted, *id));
+            let (got, wanted, name) = (&got[id], real(&wanted, *id), &case.graph.get(*id).name);
             let largest = wanted.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            // f32 against f64: sums of up to a few hundred terms, each rounded to 2^-24, relative to the largest value.
+            let tolerance = 1e-5 * largest.max(1e-3);
             for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-                // f32 against f64: sums of up to a few hundred terms, each rounded to 2^-24, relative to the largest value.
-                let tolerance = 1e-5 * largest.max(1e-3);
                 assert!(
                     (f64::from(*got) - wanted).abs() <= tolerance,
                     "{}: {name} {:?} [{i}]: gpu {got}, reference {wanted}, tolerance {tolerance:.1e}",
@@ -110,9 +118,12 @@ async fn gpu_matches_reference() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn ops_on_gpu_match_reference() {
-    pollster::block_on(gpu_matches_reference()).unwrap();
+async fn plain_kernels_match_reference(gpu: Rc<Gpu>) -> Result<()> {
+    compare(&gpu, true).await
+}
+
+async fn tiled_kernels_match_reference(gpu: Rc<Gpu>) -> Result<()> {
+    compare(&gpu, false).await
 }
 
 fn validate(name: &str, dispatch: &espalier::ops::Dispatch) {

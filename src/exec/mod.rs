@@ -40,9 +40,19 @@ pub async fn run_once(
     values: &FxHashMap<TensorId, Value<f32>>,
     step: &StepScalars,
 ) -> Result<FxHashMap<TensorId, Vec<f32>>> {
+    run_once_for(gpu, target(gpu), graph, values, step).await
+}
+
+/// [`run_once`] with the kernels of another kind of adapter (`target.software`) or tighter limits than the device has.
+pub async fn run_once_for(
+    gpu: &Gpu,
+    target: Target,
+    graph: &Graph,
+    values: &FxHashMap<TensorId, Value<f32>>,
+    step: &StepScalars,
+) -> Result<FxHashMap<TensorId, Vec<f32>>> {
     let mut graph = graph.clone();
     graph.copy_before_overwrite()?;
-    let target = target(gpu);
     let plan = Plan::new(&graph, &target)?;
     let mut memory = Memory::new(gpu, target);
     memory.add_params(gpu, &ParamLayout::of(&graph), false)?;

@@ -27,7 +27,11 @@ struct Params {
 impl CacheWrite {
     fn check(&self, new: &Tensor, cache: &Tensor) -> Result<()> {
         let batch = self.batch as usize;
-        if batch > 0 && new.cols() == cache.cols() && new.rows() % batch == 0 && cache.rows() % batch == 0 {
+        if batch > 0
+            && new.cols() == cache.cols()
+            && new.rows().is_multiple_of(batch)
+            && cache.rows().is_multiple_of(batch)
+        {
             return Ok(());
         }
         let problem = format!("new {:?}, cache {:?}, batch {batch}", new.shape, cache.shape);

@@ -54,7 +54,11 @@ impl Rule for Rope {
         expect_inputs(Self::NAME, inputs, &[3])?;
         let (x, table, head_dim) = (inputs[0], inputs[2], self.head_dim as usize);
         expect_index(Self::NAME, inputs[1], x.rows())?;
-        if head_dim == 0 || x.cols() % head_dim != 0 || table.cols() > head_dim || table.cols() % 2 != 0 {
+        if head_dim == 0
+            || !x.cols().is_multiple_of(head_dim)
+            || table.cols() > head_dim
+            || !table.cols().is_multiple_of(2)
+        {
             let problem = format!("x {:?}, heads of {head_dim}, table {:?}", x.shape, table.shape);
             return Err(Error::shape(Self::NAME, problem));
         }
