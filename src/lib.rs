@@ -24,6 +24,7 @@
 //! `B` batch, `T` tokens of a row, `N = B T` tokens of a batch, `C` hidden size, `H` heads, `K` key/value heads, `D` head
 //! dimension, `F` feed-forward size, `V` vocabulary, `r` LoRA rank, `L` layers. A shape is written slowest axis first: `x [N, C] f32`.
 
+pub mod bench;
 pub mod data;
 pub mod error;
 pub mod exec;
@@ -38,6 +39,7 @@ pub mod peft;
 pub mod platform;
 pub mod quant;
 pub mod seed;
+pub mod selftest;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -1,7 +1,7 @@
 //! The tiny Llama models of `tests/fixtures/tiny_llama`, compiled in so that a browser has them too.
 
 use espalier::Result;
-use espalier::data::Batch;
+use espalier::data::{Batch, Example};
 use espalier::io::{MemoryFiles, MemorySource, SafetensorsReader};
 use espalier::model::ModelFiles;
 use espalier::peft::Adapter;
@@ -78,9 +78,11 @@ impl Tiny {
 pub fn batch(json: &Json, context: usize) -> Batch {
     let ids: Vec<Vec<u32>> = serde_json::from_value(json["input_ids"].clone()).expect("ids");
     let labels: Vec<Vec<i32>> = serde_json::from_value(json["labels"].clone()).expect("labels");
-    let rows: Vec<(&[u32], &[i32])> = ids.iter().zip(&labels).map(|(i, l)| (i.as_slice(), l.as_slice())).collect();
     let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
-    Batch::from_rows(&rows, context.max(longest), 0)
+    let examples: Vec<Example> =
+        ids.into_iter().zip(labels).map(|(input_ids, labels)| Example { input_ids, labels }).collect();
+    let rows: Vec<Vec<&Example>> = examples.iter().map(|e| vec![e]).collect();
+    Batch::new(&rows, rows.len(), context.max(longest), 0)
 }
 
 /// A list of numbers of `expected.json`.
