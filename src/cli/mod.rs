@@ -1,5 +1,6 @@
 //! The command line: one file a command, what they share in [`options`], [`open`] and [`report`].
 
+mod bench;
 mod eval;
 mod generate;
 mod gpus;
@@ -9,6 +10,7 @@ mod open;
 mod options;
 mod plan;
 mod report;
+mod selftest;
 mod train;
 
 use std::process::ExitCode;
@@ -46,6 +48,10 @@ enum Command {
     Generate(generate::Options),
     /// Merge an adapter into its model: a Hugging Face folder or a GGUF file
     Merge(merge::Options),
+    /// Compare what this GPU computes with what the CPU computes
+    Selftest(selftest::Options),
+    /// Measure what this GPU reaches, in products and in whole training steps
+    Bench(bench::Options),
 }
 
 /// How a command ended that did not fail.
@@ -85,6 +91,8 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Eval(options) => eval::run(&options),
         Command::Generate(options) => generate::run(&options),
         Command::Merge(options) => merge::run(&options),
+        Command::Selftest(options) => selftest::run(&options),
+        Command::Bench(options) => bench::run(&options),
     }
 }
 
