@@ -8,6 +8,7 @@ use crate::data::{Batch, Example};
 use crate::exec::{self, Memory, Program};
 use crate::gpu::{Gpu, Prelude, Shader};
 use crate::graph::{Checkpointing, DType, MemoryTable, Plan, Role};
+use crate::model::config::LINEAR_MODULES;
 use crate::model::device::ModelSetup;
 use crate::model::{ModelConfig, ModelFiles, WeightPolicy};
 use crate::ops::adamw::AdamW;
@@ -73,10 +74,17 @@ pub struct BenchReport {
 pub struct BenchOptions {
     /// Tokens of the products.
     pub rows: Vec<usize>,
-    /// Leave the whole steps out.
-    pub matmul_only: bool,
+    /// The model whose shapes are measured, with random weights.
+    pub config: ModelConfig,
+    /// Tokens of the QLoRA step; 0 leaves it out.
+    pub context: usize,
+    /// Rank of its LoRA, over every linear layer.
+    pub rank: usize,
+    pub checkpointing: Checkpointing,
     /// Also a step of full fine-tuning, 1 x 64 tokens.
     pub full: bool,
+    /// Steps timed after a first one.
+    pub steps: usize,
 }
 
 /// SmolLM2-135M's sizes.
@@ -203,7 +211,7 @@ pub fn batch(batch_size: usize, context: usize, vocab: usize) -> Batch {
 /// Rate of the dense products of one step, in 10^9 operations a second: their operations over the time they would take.
 fn dense_rate(matmul: &[MatmulReport], config: &ModelConfig) -> Option<f64> {
     let (mut operations, mut seconds) = (0.0, 0.0);
-    for (module, _) in crate::model::config::LINEAR_MODULES {
+    for (module, _) in LINEAR_MODULES {
         let shape = config.linear_shape(module);
         let report = matmul.iter().find(|m| [m.out_features, m.in_features] == shape)?;
         let n = (shape[0] * shape[1]) as f64;
@@ -215,29 +223,30 @@ fn dense_rate(matmul: &[MatmulReport], config: &ModelConfig) -> Option<f64> {
 
 async fn step(
     gpu: &Rc<Gpu>,
-    what: &str,
+    what: String,
+    options: &BenchOptions,
     method: Method,
     policy: WeightPolicy,
-    shape: (usize, usize),
+    context: usize,
     dense: Option<f64>,
 ) -> Result<StepBench> {
-    let config = smollm2_config();
-    let files = ModelFiles::random_of(config.clone(), 1);
+    let shape = (1, context);
+    let files = ModelFiles::random_of(options.config.clone(), 1);
     let before = gpu.bytes();
     let setup = TrainerSetup {
-        model: ModelSetup { config, policy, method, positions: shape.1, seed: 1 },
+        model: ModelSetup { config: options.config.clone(), policy, method, positions: context, seed: 1 },
         optimizer: AdamW::default(),
         max_grad_norm: 1.0,
-        checkpointing: Checkpointing::Off,
+        checkpointing: options.checkpointing,
         train_shapes: vec![shape],
         eval_shapes: vec![],
         accumulation: 1,
     };
     let mut trainer = Trainer::new(gpu.clone(), &files, setup, &mut |_| {}).await?;
-    let batch = batch(shape.0, shape.1, smollm2_config().vocab_size);
+    let batch = batch(shape.0, shape.1, options.config.vocab_size);
     trainer.step(std::slice::from_ref(&batch), 1e-4).await?;
     let mut seconds = vec![];
-    for _ in 0..RUNS {
+    for _ in 0..options.steps.max(1) {
         let start = clock::now();
         trainer.step(std::slice::from_ref(&batch), 1e-4).await?;
         seconds.push(start.elapsed().as_secs_f64());
@@ -260,7 +269,7 @@ async fn step(
     }
     let gflops_per_s = flops as f64 / seconds / 1e9;
     Ok(StepBench {
-        what: what.into(),
+        what,
         seconds,
         tokens_per_s: (shape.0 * shape.1) as f64 / seconds,
         gflops_per_s,
@@ -274,42 +283,45 @@ async fn step(
     })
 }
 
-/// LoRA over every linear layer, rank 8: the step the figures are quoted for.
-pub fn lora_r8() -> Method {
-    Method::Lora(LoraConfig {
-        r: 8,
-        lora_alpha: 16.0,
-        lora_dropout: 0.0,
-        target_modules: TargetModules::AllLinear,
-        use_rslora: false,
-    })
-}
-
 /// Measures an adapter. `progress` is told what comes next.
 pub async fn run(gpu: Rc<Gpu>, options: &BenchOptions, mut progress: impl FnMut(&str)) -> Result<BenchReport> {
     progress("multiply-add ceiling");
     let fma_ceiling = fma_ceiling(&gpu).await?;
+    let config = &options.config;
+    let mut shapes: Vec<[usize; 2]> = LINEAR_MODULES.iter().map(|(m, _)| config.linear_shape(m)).collect();
+    shapes.sort_unstable();
+    shapes.dedup();
     let mut reports = vec![];
     for &rows in &options.rows {
-        for shape in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
+        for &shape in &shapes {
             progress(&format!("products of {rows} tokens with {} x {}", shape[0], shape[1]));
             reports.push(matmul(&gpu, rows, shape).await?);
         }
     }
+    let dense = |context: usize| {
+        let same: Vec<MatmulReport> = reports.iter().filter(|m| m.rows == context).cloned().collect();
+        dense_rate(&same, config)
+    };
     let mut steps = vec![];
-    if !options.matmul_only {
-        let nf4 = WeightPolicy { linears: WeightFormat::Nf4 { double_quant: true }, embedding: WeightFormat::F16 };
-        let of_128: Vec<MatmulReport> = reports.iter().filter(|m| m.rows == 128).cloned().collect();
-        let dense = dense_rate(&of_128, &smollm2_config());
-        progress("QLoRA step of SmolLM2-135M, 1 x 128 tokens");
-        steps.push(step(&gpu, "QLoRA, all linear layers, r 8, 1 x 128", lora_r8(), nf4, (1, 128), dense).await?);
-        if options.full {
-            let f32 = WeightPolicy { linears: WeightFormat::F32, embedding: WeightFormat::F32 };
-            let of_64: Vec<MatmulReport> = reports.iter().filter(|m| m.rows == 64).cloned().collect();
-            let dense = dense_rate(&of_64, &smollm2_config());
-            progress("full fine-tuning step of SmolLM2-135M, 1 x 64 tokens");
-            steps.push(step(&gpu, "full fine-tuning, 1 x 64", Method::Full, f32, (1, 64), dense).await?);
-        }
+    if options.context > 0 {
+        let what = format!("QLoRA, all linear layers, r {}, 1 x {}", options.rank, options.context);
+        progress(&what);
+        let policy = WeightPolicy { linears: WeightFormat::Nf4 { double_quant: true }, embedding: WeightFormat::F16 };
+        let method = Method::Lora(LoraConfig {
+            r: options.rank,
+            lora_alpha: 2.0 * options.rank as f32,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::AllLinear,
+            use_rslora: false,
+        });
+        let dense = dense(options.context);
+        steps.push(step(&gpu, what, options, method, policy, options.context, dense).await?);
+    }
+    if options.full {
+        let what = "full fine-tuning, 1 x 64".to_string();
+        progress(&what);
+        let policy = WeightPolicy { linears: WeightFormat::F32, embedding: WeightFormat::F32 };
+        steps.push(step(&gpu, what, options, Method::Full, policy, 64, dense(64)).await?);
     }
     Ok(BenchReport { adapter: gpu.summary().name.clone(), fma_ceiling, matmul: reports, steps })
 }
