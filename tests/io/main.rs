@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod hub;
+mod properties;
 
 use std::fs;
 use std::io::Write;
