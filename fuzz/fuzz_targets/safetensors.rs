@@ -13,7 +13,8 @@ fuzz_target!(|data: &[u8]| {
 
     let Ok(reader) = SafetensorsReader::open(Box::new(MemorySource::new("x", data.to_vec()))) else { return };
     for tensor in reader.tensors() {
-        let bytes = reader.read_bytes(&tensor.name, 0..tensor.range.end - tensor.range.start).expect("checked at opening");
+        let bytes =
+            reader.read_bytes(&tensor.name, 0..tensor.range.end - tensor.range.start).expect("checked at opening");
         assert!(bytes.len() <= data.len());
         if matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             let (rows, columns) = rows_and_columns(&tensor.shape);
