@@ -3,6 +3,8 @@
 
 #[path = "ops/cases.rs"]
 mod cases;
+#[path = "ops/optimizer.rs"]
+mod optimizer;
 #[path = "support"]
 mod support {
     pub mod on_gpu;
@@ -18,7 +20,12 @@ use espalier::graph::{Role, Target, TensorId, Value};
 use espalier::ops::LaunchContext;
 use rustc_hash::FxHashMap;
 
-crate::gpu_tests!(plain_kernels_match_reference, tiled_kernels_match_reference);
+crate::gpu_tests!(
+    plain_kernels_match_reference,
+    tiled_kernels_match_reference,
+    sharded_tables_and_heads_match_reference,
+    cross_entropy_adds_to_the_metrics,
+);
 
 fn run<R: Real>(
     case: &Case,
@@ -82,11 +89,10 @@ fn reference_gradients_match_finite_differences() {
 }
 
 /// Kernels of both kinds run on any adapter.
-async fn compare(gpu: &Gpu, software: bool) -> Result<()> {
-    let target = Target { software, ..espalier::exec::target(gpu) };
-    for case in all() {
-        let wanted = run::<f64>(&case, &case.values, &case.step);
-        let values: FxHashMap<TensorId, Value<f32>> = case
+async fn compare(gpu: &Gpu, cases: &[Case], target: Target) -> Result<()> {
+    for case in cases {
+        let wanted = run::<f64>(case, &case.values, &case.step);
+        let mut values: FxHashMap<TensorId, Value<f32>> = case
             .values
             .iter()
             .map(|(id, value)| {
@@ -97,6 +103,7 @@ async fn compare(gpu: &Gpu, software: bool) -> Result<()> {
                 (*id, value)
             })
             .collect();
+        values.extend(case.unrounded.iter().map(|(id, data)| (*id, Value::Real(data.clone()))));
         let got = espalier::exec::run_once_for(gpu, target, &case.graph, &values, &case.step).await?;
         let states = case.graph.nodes.iter().flat_map(|n| &n.outputs);
         let states = states.filter(|id| case.graph.get(**id).role == Role::State);
@@ -119,11 +126,49 @@ async fn compare(gpu: &Gpu, software: bool) -> Result<()> {
 }
 
 async fn plain_kernels_match_reference(gpu: Rc<Gpu>) -> Result<()> {
-    compare(&gpu, true).await
+    compare(&gpu, &all(), Target { software: true, ..espalier::exec::target(&gpu) }).await
 }
 
 async fn tiled_kernels_match_reference(gpu: Rc<Gpu>) -> Result<()> {
-    compare(&gpu, false).await
+    compare(&gpu, &all(), Target { software: false, ..espalier::exec::target(&gpu) }).await
+}
+
+/// Bindings so small that weights of more than 64 rows are split by rows.
+async fn sharded_tables_and_heads_match_reference(gpu: Rc<Gpu>) -> Result<()> {
+    let target = Target { max_binding_bytes: 4096, ..espalier::exec::target(&gpu) };
+    let sharded = cases::sharded();
+    for case in &sharded {
+        let weights = case.graph.with_role(|r| matches!(r, Role::Weight(_)));
+        let most = weights.iter().map(|w| espalier::ops::weight::shards(case.graph.get(*w), &target).len()).max();
+        assert!(most > Some(1), "{}: nothing is split", case.name);
+    }
+    compare(&gpu, &sharded, target).await
+}
+
+async fn cross_entropy_adds_to_the_metrics(gpu: Rc<Gpu>) -> Result<()> {
+    use espalier::exec::{Memory, ParamLayout, Program, target};
+    use espalier::ops::ArenaKind;
+    use espalier::ops::adamw::add_loss;
+    use espalier::ops::{Bind, adamw::metric};
+    let mut memory = Memory::new(&gpu, target(&gpu));
+    let layout = ParamLayout { segments: vec![4 * 131], decayed: vec![0], ..Default::default() };
+    memory.add_params(&gpu, &layout, false)?;
+    let nll: Vec<f32> = (0..131).map(|i| (i % 8) as f32 * 0.25).collect();
+    gpu.write(&memory.arena(ArenaKind::Params)[0].region(), 0, bytemuck::cast_slice(&nll));
+    let program = Program::of_dispatches(
+        &gpu,
+        vec![add_loss(Bind::Arena { kind: ArenaKind::Params, segment: 0 }, nll.len())],
+        &memory,
+    )?;
+    program.write_step(&gpu, &memory, &StepScalars { supervised: 17, ..Default::default() });
+    // Two micro-batches.
+    program.run(&gpu, 17)?;
+    program.run(&gpu, 17)?;
+    let metrics = gpu.read_f32(&memory.arena(ArenaKind::Metrics)[0].region()).await?;
+    // Quarters: every sum is exact.
+    assert_eq!(metrics[metric::NLL], 2.0 * nll.iter().sum::<f32>());
+    assert_eq!(metrics[metric::SUPERVISED], 34.0);
+    Ok(())
 }
 
 fn validate(name: &str, dispatch: &espalier::ops::Dispatch) {

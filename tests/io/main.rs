@@ -2,11 +2,13 @@
 
 #[cfg(feature = "cli")]
 mod hub;
+mod properties;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use espalier::io::gguf::{GgufReader, GgufWriter, TensorSpec};
 use espalier::io::{ByteSource, Existing, FileSource, Files, Folder, write_atomically, write_folder_atomically};
 use espalier::{Error, Result};
 
@@ -166,4 +168,37 @@ fn a_folder_lists_its_files_and_opens_only_those() {
         assert!(files.open(name).is_err(), "{name}");
     }
     assert!(Folder::open(folder.path().join("none")).unwrap_err().to_string().starts_with("cannot list the folder"));
+}
+
+/// Made by Python's `gguf`, by `fuzz/seeds/make.py`.
+#[test]
+fn gguf_files_by_python_are_read_and_written_again_byte_for_byte() {
+    for name in ["small", "blocks32", "blocks256"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/seeds/gguf/{name}.gguf"));
+        let reader = GgufReader::open(Box::new(FileSource::open(&path).unwrap())).unwrap();
+        let metadata = reader.metadata();
+        assert_eq!(metadata.str("general.architecture").unwrap(), "llama");
+        assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap(), ["a", "\u{120}b", "c"]);
+        assert_eq!(metadata.f32s("tokenizer.ggml.scores").unwrap(), [0.5, -1.0, 0.0]);
+        assert_eq!(metadata.i32s("tokenizer.ggml.token_type").unwrap(), [1, 1, 3]);
+        assert_eq!(metadata.u32("x.u64").unwrap(), 7);
+        let mut row = [0.0; 4];
+        reader.read_f32_rows("a.weight", 1..2, &mut row).unwrap();
+        assert_eq!(row, [4.0, 5.0, 6.0, 7.0]);
+
+        let specs: Vec<TensorSpec> = reader
+            .tensors()
+            .iter()
+            .map(|tensor| TensorSpec {
+                name: tensor.name.clone(),
+                ggml_type: tensor.ggml_type,
+                shape: tensor.shape.clone(),
+            })
+            .collect();
+        let mut writer = GgufWriter::new(name, Vec::new(), metadata, &specs).unwrap();
+        for tensor in reader.tensors() {
+            writer.append(&tensor.name, &reader.read_bytes(&tensor.name, 0..tensor.bytes).unwrap()).unwrap();
+        }
+        assert!(writer.finish().unwrap() == fs::read(&path).unwrap(), "{name}");
+    }
 }

@@ -10,7 +10,7 @@ use espalier::ops::embed::Embed;
 use espalier::ops::gather::GatherRows;
 use espalier::ops::rope::{self, Rope};
 use espalier::ops::swiglu::{Act, SwiGlu};
-use espalier::ops::{Graph, Op};
+use espalier::ops::{Graph, Op, weight};
 use espalier::quant::WeightFormat;
 use rustc_hash::FxHashMap;
 
@@ -20,6 +20,9 @@ pub struct Case {
     pub graph: Graph,
     pub values: FxHashMap<TensorId, Value<f64>>,
     pub step: StepScalars,
+    /// Weights before they were rounded to their format: what the device encodes. (Double quantization of values that went
+    /// through it once does not give the same again.)
+    pub unrounded: FxHashMap<TensorId, Vec<f32>>,
     /// Outputs and what each of their elements weighs in the loss.
     pub losses: Vec<(TensorId, Vec<f64>)>,
     pub differentiable: bool,
@@ -32,6 +35,7 @@ impl Case {
             graph: Graph::default(),
             values: FxHashMap::default(),
             step: StepScalars { dropout_seed: 7, loss_scale: 0.25, ..Default::default() },
+            unrounded: FxHashMap::default(),
             losses: vec![],
             differentiable: true,
         }
@@ -53,6 +57,12 @@ impl Case {
     fn weight(&mut self, name: &str, shape: &[usize], format: WeightFormat) -> TensorId {
         let id = self.graph.tensor(name, shape, DType::F32, Role::Weight(format));
         self.fill(id);
+        if let Some(Value::Real(values)) = self.values.get_mut(&id) {
+            let (data, tensor): (Vec<f32>, _) = (values.iter().map(|v| *v as f32).collect(), self.graph.get(id));
+            let held = weight::round_trip(format, tensor.rows(), tensor.cols(), &data).unwrap();
+            *values = held.into_iter().map(f64::from).collect();
+            self.unrounded.insert(id, data);
+        }
         id
     }
 
@@ -143,7 +153,8 @@ fn rope() -> Vec<Case> {
             let positions = c.ints("positions", (0..rows as u32).map(|i| i * 5 % 9).collect());
             let table = c.weight("cos_sin", &[9, rotary], WeightFormat::F32);
             let values = rope::table(&rope::default_inv_freq(10_000.0, rotary), 9, 1.0);
-            c.values.insert(table, Value::Real(values.into_iter().map(f64::from).collect()));
+            c.values.insert(table, Value::Real(values.iter().copied().map(f64::from).collect()));
+            c.unrounded.insert(table, values);
             let rotate = Rope { head_dim: dim as u32, inverse: false };
             let y = c.graph.apply(rotate.into(), &[x, positions, table]).unwrap();
             c.backward(&[y])
@@ -154,7 +165,10 @@ fn rope() -> Vec<Case> {
 fn embed() -> Vec<Case> {
     let mut cases = vec![];
     for (tokens, vocab, cols) in [(1, 1, 1), (9, 5, 67)] {
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        let nf4 = |double_quant| WeightFormat::Nf4 { double_quant };
+        for format in
+            [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Int8, nf4(false), nf4(true)]
+        {
             let mut c = Case::new(format!("embed {tokens} of {vocab}x{cols} {format}"));
             let ids = c.ints("tokens", (0..tokens).map(|i| i * 7 % vocab).collect());
             let table = c.weight("table", &[vocab as usize, cols], format);
@@ -170,6 +184,24 @@ fn embed() -> Vec<Case> {
         cases.push(c.backward(&[y]));
     }
     cases
+}
+
+/// Cases whose weights are split by rows where a binding covers 4 KiB.
+pub fn sharded() -> Vec<Case> {
+    let (vocab, cols, tokens) = (150, 12, 11);
+    let mut lookup = Case::new("sharded embed".into());
+    let ids = lookup.ints("tokens", (0..tokens as u32).map(|i| i * 67 % vocab as u32).collect());
+    let table = lookup.weight("table", &[vocab, cols], WeightFormat::F32);
+    let y = lookup.graph.apply(Embed.into(), &[ids, table]).unwrap();
+    let mut loss = Case::new("sharded head".into());
+    loss.step.supervised = tokens as u32;
+    let x = loss.param("x", &[tokens, cols]);
+    let head = loss.weight("head", &[vocab, cols], WeightFormat::F32);
+    let targets = loss.ints("targets", (0..tokens as u32).map(|i| i * 29 % vocab as u32).collect());
+    let rows = loss.ints("rows", (0..tokens as u32).rev().collect());
+    let op = CrossEntropy { rows_per_chunk: 8, train: true, softcap: None, add_to_metrics: false };
+    let (nll, dx) = cross_entropy::emit(&mut loss.graph, op, x, head, targets, rows).unwrap();
+    vec![lookup.forward_only(&[y]), loss.forward_only(&[nll, dx.expect("training gives dx")])]
 }
 
 fn cache() -> Vec<Case> {
