@@ -299,7 +299,7 @@ fn prepare(
         });
         let copies = copies.collect::<Result<_>>()?;
         let pipeline = gpu.pipeline(dispatch.shader, dispatch.entry, &dispatch.prelude, &accesses);
-        prepared.push((gpu.prepare(pipeline, &resources, dispatch.groups, copies), *node));
+        prepared.push((gpu.prepare(pipeline, &resources, dispatch.groups).with_copies(copies), *node));
     }
     Ok((prepared, uniforms))
 }

@@ -25,6 +25,12 @@ pub enum Resource {
     Image(Image),
 }
 
+impl From<Region> for Resource {
+    fn from(region: Region) -> Resource {
+        Resource::Region(region)
+    }
+}
+
 /// Numbers of workgroups.
 pub type Groups = [u32; 3];
 
@@ -57,6 +63,12 @@ impl Prepared {
     /// Shader and entry point, for profiles.
     pub fn label(&self) -> &str {
         &self.pipeline.label
+    }
+
+    /// Makes copies each time before it runs.
+    pub fn with_copies(mut self, copies: Vec<ImageCopy>) -> Prepared {
+        self.copies = copies;
+        self
     }
 
     fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
@@ -160,14 +172,14 @@ impl Gpu {
         pipeline
     }
 
-    /// Binds regions and images to a kernel; `copies` are made each time before it runs.
-    pub fn prepare(
+    /// Binds regions and images to a kernel.
+    pub fn prepare<R: Clone + Into<Resource>>(
         &self,
         pipeline: Rc<Pipeline>,
-        resources: &[Resource],
+        resources: &[R],
         groups: Groups,
-        copies: Vec<ImageCopy>,
     ) -> Prepared {
+        let resources: Vec<Resource> = resources.iter().cloned().map(Into::into).collect();
         let views: Vec<Option<wgpu::TextureView>> = resources
             .iter()
             .map(|r| match r {
@@ -198,7 +210,7 @@ impl Gpu {
             entries: &entries,
         });
         self.counters.bind_groups_created.fetch_add(1, Ordering::Relaxed);
-        Prepared { pipeline, bind_group, groups, copies }
+        Prepared { pipeline, bind_group, groups, copies: vec![] }
     }
 
     /// Submits dispatches in order, as one command buffer; `clear` is zeroed first, `copies` (from, to a readback buffer at a
