@@ -141,15 +141,16 @@ impl<'m> Prepared<'m> {
             None => None,
         };
         let train = order.buckets().iter().map(|&bucket| (config.batch_size, bucket)).collect();
-        let sample = prompt.as_ref().map_or(0, |prompt| prompt.tokens.len() + SAMPLE_TOKENS);
         let longest = files.config().max_position_embeddings;
-        if sample > longest {
+        let prompt_length = prompt.as_ref().map_or(0, |prompt| prompt.tokens.len());
+        if prompt_length >= longest {
             return Err(Error::Option {
                 name: "sample-prompt".into(),
-                value: format!("{} tokens", sample - SAMPLE_TOKENS),
-                expected: format!("expected at most {} tokens with this model", longest.saturating_sub(SAMPLE_TOKENS)),
+                value: format!("{prompt_length} tokens"),
+                expected: format!("expected fewer than the {longest} tokens that this model reads"),
             });
         }
+        let sample = if prompt.is_some() { longest.min(prompt_length + SAMPLE_TOKENS) } else { 0 };
         let shapes = Shapes { train, eval: eval_shapes, sample };
         let state = RunState {
             format: RunState::FORMAT,
