@@ -6,11 +6,15 @@ use espalier::gpu::{Gpu, GpuOptions};
 use espalier::{Error, Result};
 
 /// `gpu_tests!(a, b)` declares a test for each of the functions `async fn a(gpu: Rc<Gpu>) -> Result<()>` of this module: natively
-/// one that cargo's own runner takes up, in a browser one for wasm-bindgen's.
+/// one that cargo's own runner takes up, in a browser one for wasm-bindgen's, run in a worker as the page does.
+/// Once in a test program, in its root; `cargo xtask test` runs each program that has it in both.
 #[macro_export]
 macro_rules! gpu_tests {
     ($($name:ident),+ $(,)?) => {
         mod on_gpu {
+            #[cfg(target_arch = "wasm32")]
+            wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
             $(
                 #[cfg(not(target_arch = "wasm32"))]
                 #[test]

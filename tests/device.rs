@@ -1,11 +1,14 @@
 //! The way to the device and back: buffers, a kernel, what it wrote, and the counts of what was allocated.
+//! Natively and in a browser.
+
+mod support;
 
 use std::rc::Rc;
 
 use espalier::Result;
 use espalier::gpu::{Access, Gpu, Prelude, Shader};
 
-crate::gpu_tests!(bytes_written_are_read_back, a_kernel_sees_its_parameters_and_bindings, allocations_are_counted);
+gpu_tests!(bytes_written_are_read_back, a_kernel_sees_its_parameters_and_bindings, allocations_are_counted);
 
 static SCALE: Shader = Shader {
     name: "scale",
