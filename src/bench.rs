@@ -251,7 +251,7 @@ async fn step(
         for _ in 0..3 {
             let times = trainer.profile(&batch).await?;
             let total: f64 = times.iter().map(|t| t.2).sum();
-            let products: f64 = times.iter().filter(|t| t.1.starts_with("linear")).map(|t| t.2).sum();
+            let products: f64 = times.iter().filter(|t| is_product(&t.1)).map(|t| t.2).sum();
             shares.push(products / total);
             overheads.push(1.0 - total / 1e9 / seconds);
         }
@@ -272,6 +272,11 @@ async fn step(
         bytes_allocated,
         memory: trainer.planned().clone(),
     })
+}
+
+/// Whether a kernel is part of a product with a weight.
+fn is_product(kernel: &str) -> bool {
+    kernel.starts_with("matmul") || kernel.starts_with("dequantize")
 }
 
 /// LoRA over every linear layer, rank 8: the step the figures are quoted for.

@@ -1,5 +1,5 @@
 // A weight [out, in] stored as f16, two to a u32.
-@group(0) @binding(3) var<storage, read> w_data: array<u32>;
+@group(0) @binding(WEIGHT) var<storage, read> w_data: array<u32>;
 
 fn weight_at(row: u32, col: u32) -> f32 {
     let i = row * params.in_features + col;

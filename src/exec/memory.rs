@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::gpu::{Buffer, Gpu, Region};
+use super::program::Images;
+use crate::gpu::{Buffer, Gpu, Image, Region};
 use crate::graph::reference::StepScalars;
 use crate::graph::{Category, MemoryTable, Role, Target, Tensor};
 use crate::ops::launch::METRICS;
@@ -71,6 +72,7 @@ pub struct Memory {
     arenas: BTreeMap<ArenaKind, Vec<Buffer>>,
     states: BTreeMap<String, Buffer>,
     activations: Vec<Buffer>,
+    images: [Option<Image>; 2],
     step: Option<Buffer>,
 }
 
@@ -85,6 +87,7 @@ impl Memory {
             arenas: BTreeMap::new(),
             states: BTreeMap::new(),
             activations: vec![],
+            images: [None, None],
             step,
         }
     }
@@ -176,6 +179,23 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes the two images at least this large; as with the arena, reserve for the largest first.
+    pub fn reserve_images(&mut self, gpu: &Gpu, sizes: Images) -> Result<()> {
+        for (image, (width, height)) in self.images.iter_mut().zip(sizes) {
+            let now = image.as_ref().map_or((0, 0), Image::size);
+            if now.0 < width || now.1 < height {
+                *image = None;
+                *image = Some(gpu.alloc_image("operand", now.0.max(width), now.1.max(height))?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn image(&self, number: usize) -> Result<Image> {
+        let image = self.images.get(number).cloned().flatten();
+        image.ok_or_else(|| Error::shape("memory", format!("image {number} was not reserved")))
+    }
+
     /// Writes a parameter, a gradient or a state.
     pub fn write(&self, gpu: &Gpu, tensor: &Tensor, data: &[f32]) -> Result<()> {
         let region = self.persistent(tensor)?;
@@ -242,7 +262,8 @@ impl Memory {
             };
             table.add(category, sum(buffers));
         }
-        table.add(Category::Activations, sum(&self.activations));
+        let images: u64 = self.images.iter().flatten().map(Image::bytes).sum();
+        table.add(Category::Activations, sum(&self.activations) + images);
         table.add(Category::State, self.states.values().map(Buffer::bytes).sum());
         table
     }

@@ -5,13 +5,13 @@ pub mod memory;
 pub mod program;
 
 pub use memory::{Memory, ParamLayout};
-pub use program::{Program, planned_bytes};
+pub use program::{Images, Program, images, planned_bytes};
 
 use rustc_hash::FxHashMap;
 
 use crate::gpu::Gpu;
 use crate::graph::reference::StepScalars;
-use crate::graph::{Plan, Role, Target, TensorId, Value};
+use crate::graph::{Operands, Plan, Role, Target, TensorId, Value};
 use crate::ops::{Graph, weight};
 use crate::{Error, Result};
 
@@ -29,6 +29,11 @@ pub fn target(gpu: &Gpu) -> Target {
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         software: gpu.is_software(),
         f16: gpu.summary().f16,
+        operands: match gpu.is_software() {
+            false => Operands::Buffers,
+            true if gpu.summary().name.to_lowercase().contains("llvmpipe") => Operands::StorageImages,
+            true => Operands::SampledImages,
+        },
     }
 }
 
@@ -57,6 +62,7 @@ pub async fn run_once_for(
     let mut memory = Memory::new(gpu, target);
     memory.add_params(gpu, &ParamLayout::of(&graph), false)?;
     memory.reserve_arena(gpu, &plan.arena)?;
+    memory.reserve_images(gpu, images(&graph, &target)?)?;
     for (&id, value) in values {
         let tensor = graph.get(id);
         let Value::Real(data) = value else { continue };

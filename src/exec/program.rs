@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Memory;
-use crate::gpu::{Buffer, Gpu, Prepared, Region};
+use crate::gpu::{Buffer, Gpu, ImageCopy, Prepared, Region, Resource};
 use crate::graph::reference::StepScalars;
 use crate::graph::{Placement, Plan, Role, Target, TensorId};
 use crate::ops::{Bind, Dispatch, Graph, LaunchContext};
@@ -109,6 +109,7 @@ impl Program {
                 .get(segment)
                 .map(Buffer::region)
                 .ok_or_else(|| Error::shape("program", format!("no segment {segment} of {kind:?}"))),
+            Bind::Image(number) => Err(Error::shape("program", format!("image {number} is no buffer"))),
         }
     }
 
@@ -202,6 +203,20 @@ pub fn describe(graph: &Graph, target: &Target) -> Result<Vec<(Dispatch, usize)>
     Ok(described)
 }
 
+/// Sizes of the two operand images (texels in a row, rows); see [`Bind::Image`].
+pub type Images = [(u32, u32); 2];
+
+/// What the products of this graph need of the operand images.
+pub fn images(graph: &Graph, target: &Target) -> Result<Images> {
+    let mut sizes = Images::default();
+    for copy in describe(graph, target)?.iter().flat_map(|(d, _)| &d.copies) {
+        let size = &mut sizes[copy.image];
+        // An odd number of cache lines in a row, so that the rows of a tile do not share cache sets.
+        *size = (size.0.max((copy.width.div_ceil(4) | 1) * 4), size.1.max(copy.height));
+    }
+    Ok(sizes)
+}
+
 /// Bytes of inputs and parameter blocks that a program of this graph allocates.
 pub fn planned_bytes(graph: &Graph, target: &Target) -> Result<u64> {
     let align = target.alignment;
@@ -255,17 +270,36 @@ fn prepare(
     let mut prepared = vec![];
     for ((dispatch, node), offset) in described.iter().zip(offsets) {
         let mut accesses = vec![];
-        let mut regions = vec![];
+        let mut resources = vec![];
         if let (Some(buffer), false) = (&uniforms, dispatch.params.is_empty()) {
             accesses.push(crate::gpu::Access::Uniform);
-            regions.push(buffer.slice(offset as u64, dispatch.params.len().next_multiple_of(16) as u64));
+            let block = buffer.slice(offset as u64, dispatch.params.len().next_multiple_of(16) as u64);
+            resources.push(Resource::Region(block));
         }
         for &(access, bind) in &dispatch.bindings {
             accesses.push(access);
-            regions.push(resolve(bind, *node)?);
+            resources.push(match bind {
+                Bind::Image(number) => Resource::Image(memory.image(number)?),
+                _ => Resource::Region(resolve(bind, *node)?),
+            });
         }
+        let copies = dispatch.copies.iter().map(|copy| {
+            let from = resolve(copy.from, *node)?;
+            let last = copy.offset + u64::from(copy.pitch) * u64::from(copy.height - 1) + 16 * u64::from(copy.width);
+            if last > from.bytes {
+                return Err(Error::shape("program", format!("{copy:?} reaches past {} bytes", from.bytes)));
+            }
+            Ok(ImageCopy {
+                from: from.buffer.slice(from.offset + copy.offset, from.bytes - copy.offset),
+                pitch: copy.pitch,
+                to: memory.image(copy.image)?,
+                width: copy.width,
+                height: copy.height,
+            })
+        });
+        let copies = copies.collect::<Result<_>>()?;
         let pipeline = gpu.pipeline(dispatch.shader, dispatch.entry, &dispatch.prelude, &accesses);
-        prepared.push((gpu.prepare(pipeline, &regions, dispatch.groups), *node));
+        prepared.push((gpu.prepare(pipeline, &resources, dispatch.groups).with_copies(copies), *node));
     }
     Ok((prepared, uniforms))
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::{Buffer, Gpu, Prelude, Region, Shader};
+use super::{Buffer, Gpu, Image, ImageCopy, Prelude, Region, Shader};
 use crate::Result;
 
 /// How a kernel uses a binding. A buffer that one dispatch both reads and writes must be bound `ReadWrite` throughout.
@@ -12,6 +12,23 @@ pub enum Access {
     Uniform,
     Read,
     ReadWrite,
+    /// `texture_storage_2d<rgba32float, read>`
+    StorageImage,
+    /// `texture_2d<f32>`
+    SampledImage,
+}
+
+/// What a binding is given.
+#[derive(Clone)]
+pub enum Resource {
+    Region(Region),
+    Image(Image),
+}
+
+impl From<Region> for Resource {
+    fn from(region: Region) -> Resource {
+        Resource::Region(region)
+    }
 }
 
 /// Numbers of workgroups.
@@ -38,12 +55,41 @@ pub struct Prepared {
     pipeline: Rc<Pipeline>,
     bind_group: wgpu::BindGroup,
     pub groups: Groups,
+    /// Made before it runs.
+    copies: Vec<ImageCopy>,
 }
 
 impl Prepared {
     /// Shader and entry point, for profiles.
     pub fn label(&self) -> &str {
         &self.pipeline.label
+    }
+
+    /// Makes copies each time before it runs.
+    pub fn with_copies(mut self, copies: Vec<ImageCopy>) -> Prepared {
+        self.copies = copies;
+        self
+    }
+
+    fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
+        for c in &self.copies {
+            let layout = wgpu::TexelCopyBufferLayout {
+                offset: c.from.offset,
+                bytes_per_row: Some(c.pitch),
+                rows_per_image: None,
+            };
+            encoder.copy_buffer_to_texture(
+                wgpu::TexelCopyBufferInfo { buffer: c.from.buffer.raw(), layout },
+                c.to.raw().as_image_copy(),
+                wgpu::Extent3d { width: c.width, height: c.height, depth_or_array_layers: 1 },
+            );
+        }
+    }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.groups[0], self.groups[1], self.groups[2]);
     }
 }
 
@@ -77,20 +123,27 @@ impl Gpu {
             // which the launch checks against the bound regions, and has only loops with bounds fixed before they begin.
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
+        let buffer = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
         let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
             .iter()
             .enumerate()
             .map(|(binding, access)| wgpu::BindGroupLayoutEntry {
                 binding: binding as u32,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: match access {
-                        Access::Uniform => wgpu::BufferBindingType::Uniform,
-                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                ty: match access {
+                    Access::Uniform => buffer(wgpu::BufferBindingType::Uniform),
+                    Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
+                    Access::ReadWrite => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
+                    Access::StorageImage => wgpu::BindingType::StorageTexture {
+                        access: wgpu::StorageTextureAccess::ReadOnly,
+                        format: wgpu::TextureFormat::Rgba32Float,
+                        view_dimension: wgpu::TextureViewDimension::D2,
                     },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
+                    Access::SampledImage => wgpu::BindingType::Texture {
+                        sample_type: wgpu::TextureSampleType::Float { filterable: false },
+                        view_dimension: wgpu::TextureViewDimension::D2,
+                        multisampled: false,
+                    },
                 },
                 count: None,
             })
@@ -119,18 +172,36 @@ impl Gpu {
         pipeline
     }
 
-    /// Binds regions to a kernel.
-    pub fn prepare(&self, pipeline: Rc<Pipeline>, regions: &[Region], groups: Groups) -> Prepared {
-        let entries: Vec<wgpu::BindGroupEntry> = regions
+    /// Binds regions and images to a kernel.
+    pub fn prepare<R: Clone + Into<Resource>>(
+        &self,
+        pipeline: Rc<Pipeline>,
+        resources: &[R],
+        groups: Groups,
+    ) -> Prepared {
+        let resources: Vec<Resource> = resources.iter().cloned().map(Into::into).collect();
+        let views: Vec<Option<wgpu::TextureView>> = resources
             .iter()
+            .map(|r| match r {
+                Resource::Region(_) => None,
+                Resource::Image(image) => Some(image.raw().create_view(&Default::default())),
+            })
+            .collect();
+        let entries: Vec<wgpu::BindGroupEntry> = resources
+            .iter()
+            .zip(&views)
             .enumerate()
-            .map(|(binding, r)| wgpu::BindGroupEntry {
+            .map(|(binding, (resource, view))| wgpu::BindGroupEntry {
                 binding: binding as u32,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: r.buffer.raw(),
-                    offset: r.offset,
-                    size: wgpu::BufferSize::new(r.bytes),
-                }),
+                resource: match (resource, view) {
+                    (_, Some(view)) => wgpu::BindingResource::TextureView(view),
+                    (Resource::Region(r), None) => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: r.buffer.raw(),
+                        offset: r.offset,
+                        size: wgpu::BufferSize::new(r.bytes),
+                    }),
+                    (Resource::Image(_), None) => unreachable!("every image has a view"),
+                },
             })
             .collect();
         let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -139,7 +210,7 @@ impl Gpu {
             entries: &entries,
         });
         self.counters.bind_groups_created.fetch_add(1, Ordering::Relaxed);
-        Prepared { pipeline, bind_group, groups }
+        Prepared { pipeline, bind_group, groups, copies: vec![] }
     }
 
     /// Submits dispatches in order, as one command buffer; `clear` is zeroed first, `copies` (from, to a readback buffer at a
@@ -155,14 +226,16 @@ impl Gpu {
         for r in clear {
             encoder.clear_buffer(r.buffer.raw(), r.offset, Some(r.bytes));
         }
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for d in dispatches {
-                pass.set_pipeline(&d.pipeline.pipeline);
-                pass.set_bind_group(0, &d.bind_group, &[]);
-                pass.dispatch_workgroups(d.groups[0], d.groups[1], d.groups[2]);
+        let mut open: Option<wgpu::ComputePass<'static>> = None;
+        for d in dispatches {
+            if !d.copies.is_empty() {
+                open = None;
+                d.copy(&mut encoder);
             }
+            let pass = open.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+            d.record(pass);
         }
+        drop(open);
         for (from, to, at) in copies {
             encoder.copy_buffer_to_buffer(from.buffer.raw(), from.offset, to.raw(), *at, from.bytes);
         }
@@ -193,6 +266,7 @@ impl Gpu {
             let resolved = self.create("timestamps", bytes, U::QUERY_RESOLVE | U::COPY_SRC)?;
             let mut encoder = self.device.create_command_encoder(&Default::default());
             for (i, d) in chunk.iter().enumerate() {
+                d.copy(&mut encoder);
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: None,
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -201,9 +275,7 @@ impl Gpu {
                         end_of_pass_write_index: Some(2 * i as u32 + 1),
                     }),
                 });
-                pass.set_pipeline(&d.pipeline.pipeline);
-                pass.set_bind_group(0, &d.bind_group, &[]);
-                pass.dispatch_workgroups(d.groups[0], d.groups[1], d.groups[2]);
+                d.record(&mut pass);
             }
             encoder.resolve_query_set(&queries, 0..count, resolved.raw(), 0);
             self.queue.submit([encoder.finish()]);

@@ -1,4 +1,4 @@
-//! Buffers that count themselves, regions of them, and the ways in and out.
+//! Buffers and images that count themselves, regions of them, and the ways in and out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +52,86 @@ pub struct Region {
     pub bytes: u64,
 }
 
+/// A matrix of `vec4<f32>` in a texture: what some adapters read many times faster than a buffer. Its bytes are counted
+/// while it lives.
+#[derive(Clone)]
+pub struct Image(Arc<CountedImage>);
+
+struct CountedImage {
+    texture: wgpu::Texture,
+    counters: Arc<Counters>,
+}
+
+impl Drop for CountedImage {
+    fn drop(&mut self) {
+        self.counters.bytes.fetch_sub(image_bytes(self.texture.width(), self.texture.height()), Ordering::Relaxed);
+        self.texture.destroy();
+    }
+}
+
+/// Bytes of an image of `width` texels by `height` rows.
+pub fn image_bytes(width: u32, height: u32) -> u64 {
+    16 * u64::from(width) * u64::from(height)
+}
+
+impl Image {
+    /// Texels in a row, and rows.
+    pub fn size(&self) -> (u32, u32) {
+        (self.0.texture.width(), self.0.texture.height())
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        image_bytes(self.size().0, self.size().1)
+    }
+
+    pub(super) fn raw(&self) -> &wgpu::Texture {
+        &self.0.texture
+    }
+}
+
+/// Copies rows of f32 from a region into the upper left corner of an image.
+#[derive(Clone)]
+pub struct ImageCopy {
+    pub from: Region,
+    /// Bytes from one row to the next, a multiple of 256.
+    pub pitch: u32,
+    pub to: Image,
+    /// Texels (four values each) in a row.
+    pub width: u32,
+    pub height: u32,
+}
+
 impl Gpu {
+    /// Allocates an image of `width` texels by `height` rows that kernels read and copies write.
+    pub fn alloc_image(&self, label: &str, width: u32, height: u32) -> Result<Image> {
+        let limit = self.limits().max_texture_dimension_2d;
+        if width.max(height) > limit {
+            return Err(Error::TooLarge {
+                what: label.into(),
+                needed_bytes: image_bytes(width, height),
+                available: format!("this adapter's textures have at most {limit} texels along an edge"),
+                advice: "A smaller model, a smaller batch or a shorter context fits".into(),
+            });
+        }
+        use wgpu::TextureUsages as U;
+        let texture = self.device.create_texture(&wgpu::TextureDescriptor {
+            label: Some(label),
+            size: wgpu::Extent3d { width: width.max(1), height: height.max(1), depth_or_array_layers: 1 },
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: wgpu::TextureFormat::Rgba32Float,
+            usage: U::TEXTURE_BINDING | U::STORAGE_BINDING | U::COPY_DST,
+            view_formats: &[],
+        });
+        let bytes = image_bytes(texture.width(), texture.height());
+        let now = self.counters.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.counters.peak_bytes.fetch_max(now, Ordering::Relaxed);
+        self.counters.buffers_created.fetch_add(1, Ordering::Relaxed);
+        Ok(Image(Arc::new(CountedImage { texture, counters: self.counters.clone() })))
+    }
+
     /// Allocates `bytes` of zeros that kernels, copies and the host can use. Errs when one buffer cannot be so large; lack
     /// of memory is reported by [`Gpu::guarded`] or [`Gpu::check`].
     pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {

@@ -6,6 +6,6 @@ pub mod memory;
 pub mod shader;
 
 pub use device::{AdapterSummary, Gpu, GpuOptions};
-pub use dispatch::{Access, Groups, Prepared};
-pub use memory::{Buffer, Region};
+pub use dispatch::{Access, Groups, Prepared, Resource};
+pub use memory::{Buffer, Image, ImageCopy, Region, image_bytes};
 pub use shader::{Prelude, Shader};

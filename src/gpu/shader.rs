@@ -1,4 +1,15 @@
-//! Composing WGSL: a prelude of constants written by Rust, fragments from `shaders/lib/`, then the op's file.
+//! Composing WGSL: a prelude of constants written by Rust, fragments from `shaders/lib/`, then the op's file. Register tiles
+//! are written as loops that are unrolled here:
+//!
+//! ```text
+//! //: for i in ROWS
+//!     var y$i = 0.0;
+//! //: end
+//! ```
+//!
+//! repeats the lines between with `$i` replaced by 0, 1, ... ROWS - 1; ROWS is a number or a constant of the prelude. (Arrays
+//! in ordinary loops stay in memory where the driver does not unroll them, which made products ten times slower on
+//! SwiftShader.)
 
 use std::fmt::Write;
 
@@ -21,6 +32,14 @@ macro_rules! shader {
         };
         &SHADER
     }};
+}
+
+/// `fragment!("reduce")`: the text of `shaders/lib/reduce.wgsl`, for shaders whose fragments are chosen at run time.
+#[macro_export]
+macro_rules! fragment {
+    ($fragment:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/", $fragment, ".wgsl"))
+    };
 }
 
 /// The lines that specialise a shader: `enable`, `const` and `alias` declarations.
@@ -61,11 +80,17 @@ impl Prelude {
         self
     }
 
-    /// Generated WGSL that stands before the fragments.
+    /// Generated WGSL, or fragments chosen at run time, that stand before the fragments of the shader.
     pub fn text(mut self, wgsl: &str) -> Self {
         self.lines.push_str(wgsl);
         self.lines.push('\n');
         self
+    }
+
+    /// The value of a `u32` constant.
+    fn constant(&self, name: &str) -> Option<u32> {
+        let start = format!("const {name}: u32 = ");
+        self.lines.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix("u;")?.parse().ok())
     }
 }
 
@@ -77,6 +102,64 @@ impl Shader {
             text.push_str(fragment);
             text.push('\n');
         }
-        text
+        if !text.contains(FOR) {
+            return text;
+        }
+        let mut unrolled = String::with_capacity(2 * text.len());
+        let lines: Vec<&str> = text.lines().collect();
+        unroll(&lines, prelude, &[], &mut unrolled);
+        unrolled
+    }
+}
+
+const FOR: &str = "//: for ";
+const END: &str = "//: end";
+
+/// Appends `lines` with their loops unrolled; `counters` are the letters of the loops around them and where these stand.
+fn unroll(lines: &[&str], prelude: &Prelude, counters: &[(char, u32)], out: &mut String) {
+    let mut at = 0;
+    while at < lines.len() {
+        let Some(header) = lines[at].trim_start().strip_prefix(FOR) else {
+            let mut line = lines[at].to_string();
+            for (letter, value) in counters {
+                line = line.replace(&format!("${letter}"), &value.to_string());
+            }
+            out.push_str(&line);
+            out.push('\n');
+            at += 1;
+            continue;
+        };
+        let (letter, count) = header.split_once(" in ").expect("a loop names its letter and its count");
+        let count = count.trim().parse().ok().or_else(|| prelude.constant(count.trim()));
+        let count: u32 = count.expect("the count of a loop is a number or a constant of the prelude");
+        let mut depth = 0;
+        let length = lines[at + 1..].iter().position(|line| {
+            let line = line.trim_start();
+            depth += i32::from(line.starts_with(FOR)) - i32::from(line.starts_with(END));
+            depth < 0
+        });
+        let end = at + 1 + length.expect("every loop ends");
+        for value in 0..count {
+            let mut inner = counters.to_vec();
+            inner.push((letter.chars().next().expect("a letter"), value));
+            unroll(&lines[at + 1..end], prelude, &inner, out);
+        }
+        at = end + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_loops_are_unrolled_with_constants_of_the_prelude() {
+        let shader = Shader {
+            name: "test",
+            fragments: &[],
+            source: "a\n//: for i in ROWS\n  b$i;\n//: for j in 2\n  c$i_$ju;\n//: end\n//: end\nd",
+        };
+        let text = shader.compose(&Prelude::default().u32("ROWS", 2));
+        assert_eq!(text, "const ROWS: u32 = 2u;\na\n  b0;\n  c0_0u;\n  c0_1u;\n  b1;\n  c1_0u;\n  c1_1u;\nd\n");
     }
 }

@@ -8,7 +8,7 @@ pub mod reference;
 use std::collections::BTreeMap;
 
 pub use grad::{Checkpointing, GradContext};
-pub use plan::{Category, MemoryTable, Placement, Plan, Target};
+pub use plan::{Category, MemoryTable, Operands, Placement, Plan, Target};
 pub use reference::{Real, ReferenceContext, Value};
 
 use crate::quant::WeightFormat;

@@ -21,6 +21,19 @@ pub struct Target {
     pub software: bool,
     /// Half-precision arithmetic in shaders.
     pub f16: bool,
+    /// How products read their operands.
+    pub operands: Operands,
+}
+
+/// Where products read large operands from. Software adapters fetch a texel of four values in less time than one value of a
+/// buffer, so operands are copied into images there, piece by piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operands {
+    Buffers,
+    /// Storage textures (llvmpipe).
+    StorageImages,
+    /// Sampled textures (SwiftShader).
+    SampledImages,
 }
 
 impl Default for Target {
@@ -34,6 +47,7 @@ impl Default for Target {
             workgroup_bytes: 16 << 10,
             software: false,
             f16: false,
+            operands: Operands::Buffers,
         }
     }
 }

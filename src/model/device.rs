@@ -9,7 +9,7 @@ use super::decoder::{Decoder, ModelGraph, Purpose, WeightPolicy};
 use super::files::ModelFiles;
 use super::weights::TensorSource;
 use crate::exec::{self, Memory, ParamLayout, Program};
-use crate::gpu::{Gpu, Region};
+use crate::gpu::{Gpu, Region, image_bytes};
 use crate::graph::{Category, MemoryTable, Plan, Role, Target, Tensor};
 use crate::ops::{rope, weight};
 use crate::peft::{Method, NamedTensor};
@@ -80,7 +80,8 @@ impl Planned {
         let parameters = ParamLayout::of(graph).bytes();
         table.add(Category::Parameters, parameters);
         table.add(Category::Gradients, parameters);
-        table.add(Category::Activations, self.plan.arena_bytes());
+        let images: u64 = exec::images(graph, target)?.iter().map(|&(w, h)| image_bytes(w, h)).sum();
+        table.add(Category::Activations, self.plan.arena_bytes() + images);
         table.add(Category::Inputs, exec::planned_bytes(graph, target)?);
         Ok(table)
     }
@@ -200,7 +201,11 @@ impl DeviceModel {
     /// Makes the activation arena large enough for all of these plans.
     pub async fn reserve<'p>(&mut self, plans: impl IntoIterator<Item = &'p Planned>) -> Result<()> {
         let mut sizes: Vec<u64> = vec![];
+        let mut images = exec::Images::default();
         for planned in plans {
+            for (most, size) in images.iter_mut().zip(exec::images(&planned.model.graph, &self.memory.target)?) {
+                *most = (most.0.max(size.0), most.1.max(size.1));
+            }
             for (i, &bytes) in planned.plan.arena.iter().enumerate() {
                 if i < sizes.len() {
                     sizes[i] = sizes[i].max(bytes);
@@ -210,7 +215,8 @@ impl DeviceModel {
             }
         }
         let (gpu, memory) = (&self.gpu, &mut self.memory);
-        gpu.guarded("activations", || memory.reserve_arena(gpu, &sizes)).await
+        let reserve = || memory.reserve_arena(gpu, &sizes).and_then(|()| memory.reserve_images(gpu, images));
+        gpu.guarded("activations", reserve).await
     }
 
     /// Reads every parameter back, in arena order.

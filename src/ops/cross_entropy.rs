@@ -118,13 +118,14 @@ impl Rule for CrossEntropy {
         2 * products * (inputs[0].rows() * inputs[1].elements()) as u64
     }
 
-    fn scratch(&self, inputs: &[&Tensor], _outputs: &[&Tensor], _target: &Target) -> Vec<u64> {
+    fn scratch(&self, inputs: &[&Tensor], _outputs: &[&Tensor], target: &Target) -> Vec<u64> {
         let bytes = |cols: usize| 4 * u64::from(self.rows_per_chunk) * cols as u64;
         let (cols, vocab) = (inputs[1].cols(), inputs[1].rows());
         let mut scratch = vec![bytes(cols), bytes(vocab)];
         if self.train {
             scratch.push(bytes(cols));
         }
+        scratch.extend(linear::panel_bytes(inputs[1], self.rows_per_chunk as usize, target));
         scratch
     }
 
@@ -187,7 +188,8 @@ impl Rule for CrossEntropy {
         }
         for start in (0..tokens).step_by(rows) {
             let above = start as u32;
-            let epilogue = Epilogue { scale: 1.0, accumulate: false, supervised_above: Some(above) };
+            let panel = Bind::Scratch(if self.train { 3 } else { 2 });
+            let epilogue = Epilogue { scale: 1.0, accumulate: false, supervised_above: Some(above), panel };
             let by_element = cx.linear_groups(rows * cols, WG_SIZE);
             let by_row = cx.linear_groups(rows, 1);
             let d = self.dispatch(cx, "gather", cols, start).write(cx.in_(0)).read(cx.in_(3)).write(xs).step();

@@ -1,7 +1,8 @@
 //! Embedding lookup `y[n] = table[tokens[n]]`, from a table in any storage format, and the gradient of a trained table.
 
+use super::linear;
 use super::{Bind, Dispatch, LaunchContext, Op, Rule, expect_index, expect_inputs};
-use crate::gpu::{Prelude, Shader};
+use crate::gpu::Prelude;
 use crate::graph::{DType, GradContext, Real, ReferenceContext, Role, Tensor};
 use crate::quant::WeightFormat;
 use crate::{Error, Result};
@@ -23,29 +24,6 @@ struct Params {
     in_features: u32,
     first_row: u32,
     shard_rows: u32,
-}
-
-/// The kernel with the decoder of a format: the same fragments as [`super::linear`].
-fn shader(format: WeightFormat) -> Result<&'static Shader> {
-    use crate::shader;
-    Ok(match format {
-        WeightFormat::F32 => shader!("embed", ["linear_index", "weight_f32"]),
-        WeightFormat::F16 => shader!("embed", ["linear_index", "weight_f16"]),
-        WeightFormat::Bf16 => shader!("embed", ["linear_index", "weight_bf16"]),
-        WeightFormat::Int8 => shader!("embed", ["linear_index", "weight_int8"]),
-        WeightFormat::Nf4 { double_quant: false } => {
-            shader!("embed", ["linear_index", "weight_4bit", "levels_nf4", "absmax_f32"])
-        }
-        WeightFormat::Nf4 { double_quant: true } => {
-            shader!("embed", ["linear_index", "weight_4bit", "levels_nf4", "absmax_double"])
-        }
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("an embedding table in {other}"),
-                supported: "f32, f16, bf16, int8, nf4, nf4-dq".into(),
-            });
-        }
-    })
 }
 
 impl Rule for Embed {
@@ -99,8 +77,12 @@ impl Rule for Embed {
                 first_row: shard.rows.start as u32,
                 shard_rows: shard.rows.len() as u32,
             };
-            let mut d = Dispatch::new(shader(format)?, "forward")
-                .prelude(Prelude::default().u32("WG_SIZE", WG_SIZE).bool("FIRST", k == 0))
+            let mut prelude = Prelude::default().u32("WG_SIZE", WG_SIZE).u32("WEIGHT", 3).bool("FIRST", k == 0);
+            for fragment in linear::format::one(format) {
+                prelude = prelude.text(fragment);
+            }
+            let mut d = Dispatch::new(crate::shader!("embed", ["linear_index"]), "forward")
+                .prelude(prelude)
                 .params(&params)
                 .read(cx.in_(0))
                 .write(cx.out(0))

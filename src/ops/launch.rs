@@ -17,6 +17,8 @@ pub enum Bind {
     Scratch(usize),
     /// The scalars of the step ([`crate::graph::reference::StepScalars`]), a uniform.
     Step,
+    /// One of the device's two images that hold operands while a product is computed: 0 for the left, 1 for the right.
+    Image(usize),
     /// One buffer of an arena that spans the trained parameters, or the metrics of the step.
     Arena { kind: ArenaKind, segment: usize },
 }
@@ -35,6 +37,21 @@ pub enum ArenaKind {
 /// Floats in the metrics buffer: sum of the supervised tokens' negative log-likelihood, gradient norm, and room for partial sums.
 pub const METRICS: usize = 1024;
 
+/// Rows of f32 that are copied into an image before a dispatch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Copy {
+    pub from: Bind,
+    /// Byte offset of the first row, a multiple of 16.
+    pub offset: u64,
+    /// Bytes from one row to the next, a multiple of 256.
+    pub pitch: u32,
+    /// Number of the image.
+    pub image: usize,
+    /// Texels (four values each) in a row.
+    pub width: u32,
+    pub height: u32,
+}
+
 /// One dispatch. Binding 0 is the uniform `params` where there are any; the others follow in order.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
@@ -44,6 +61,8 @@ pub struct Dispatch {
     pub params: Vec<u8>,
     pub bindings: Vec<(Access, Bind)>,
     pub groups: Groups,
+    /// Made before it, in order.
+    pub copies: Vec<Copy>,
     /// Skipped unless the micro-batch has more supervised tokens than this.
     pub supervised_above: Option<u32>,
 }
@@ -58,6 +77,7 @@ impl Dispatch {
             params: vec![],
             bindings: vec![],
             groups: [1, 1, 1],
+            copies: vec![],
             supervised_above: None,
         }
     }

@@ -8,6 +8,7 @@ use espalier::ops::cross_entropy::{self, CrossEntropy};
 use espalier::ops::dropout::Dropout;
 use espalier::ops::embed::Embed;
 use espalier::ops::gather::GatherRows;
+use espalier::ops::linear::Linear;
 use espalier::ops::rope::{self, Rope};
 use espalier::ops::swiglu::{Act, SwiGlu};
 use espalier::ops::{Graph, Op, weight};
@@ -110,7 +111,7 @@ fn numbers(n: usize, seed: u32) -> Vec<f64> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    [swiglu(), dropout(), rope(), embed(), cache(), gather(), attention(), cross_entropy()]
+    [swiglu(), dropout(), rope(), embed(), cache(), gather(), attention(), cross_entropy(), linear(false)]
         .into_iter()
         .flatten()
         .collect()
@@ -162,13 +163,61 @@ fn rope() -> Vec<Case> {
         .into()
 }
 
+/// Every format a weight is stored in, and `None` for a trained one.
+const FORMATS: [Option<WeightFormat>; 9] = [
+    None,
+    Some(WeightFormat::F32),
+    Some(WeightFormat::F16),
+    Some(WeightFormat::Bf16),
+    Some(WeightFormat::Int8),
+    Some(WeightFormat::Int4),
+    Some(WeightFormat::Fp4),
+    Some(WeightFormat::Nf4 { double_quant: false }),
+    Some(WeightFormat::Nf4 { double_quant: true }),
+];
+
+/// `y = x W^T` and both gradients. The small sizes are all awkward; the `large` ones cross tiles, pieces and quantization
+/// blocks, and are too large for finite differences.
+pub fn linear(large: bool) -> Vec<Case> {
+    // rows, in, out
+    let small = [(1, 1, 1), (3, 67, 5), (2, 64, 3), (1, 8, 12)];
+    // Of the second piece of x or W on, and of tiles with one row or column too many.
+    let tall = [(1, 192, 129), (17, 64, 8), (33, 192, 64), (64, 64, 192), (65, 128, 65), (40, 100, 36)];
+    let pieces = [(2100, 64, 64), (20, 64, 2112), (20, 8320, 130), (300, 72, 264)];
+    let sizes: &[(usize, usize, usize)] = if large { &[tall.as_slice(), &pieces].concat() } else { &small };
+    let mut cases = vec![];
+    for format in FORMATS {
+        for &(rows, input, output) in sizes {
+            let all = matches!(format, None | Some(WeightFormat::Nf4 { double_quant: false }));
+            if large && !all && ![(1, 192, 129), (65, 128, 65)].contains(&(rows, input, output)) {
+                continue;
+            }
+            let name = format.map_or("trained".to_string(), |f| f.to_string());
+            let mut c = Case::new(format!("linear {rows}x{input} to {output} {name}"));
+            let x = c.param("x", &[rows, input]);
+            let w = match format {
+                Some(format) => c.weight("w", &[output, input], format),
+                None => {
+                    let w = c.graph.tensor("w", &[output, input], DType::F32, Role::Param { decay: true });
+                    c.fill(w);
+                    w
+                }
+            };
+            let y = c.graph.apply(Linear { scale: 0.5 }.into(), &[x, w]).unwrap();
+            // Added to in place, and so is its input's gradient.
+            let y = c.graph.apply(Linear { scale: 1.0 }.into(), &[x, w, y]).unwrap();
+            let mut c = c.backward(&[y]);
+            c.differentiable = !large;
+            cases.push(c);
+        }
+    }
+    cases
+}
+
 fn embed() -> Vec<Case> {
     let mut cases = vec![];
     for (tokens, vocab, cols) in [(1, 1, 1), (9, 5, 67)] {
-        let nf4 = |double_quant| WeightFormat::Nf4 { double_quant };
-        for format in
-            [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Int8, nf4(false), nf4(true)]
-        {
+        for format in FORMATS.into_iter().flatten() {
             let mut c = Case::new(format!("embed {tokens} of {vocab}x{cols} {format}"));
             let ids = c.ints("tokens", (0..tokens).map(|i| i * 7 % vocab).collect());
             let table = c.weight("table", &[vocab as usize, cols], format);

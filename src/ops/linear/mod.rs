@@ -1,13 +1,16 @@
 //! Products with a weight matrix `W [out, in]` in any storage format: `y = x W^T`, its input gradient `dx = dy W` from the
 //! same packing, and the weight gradient `dW += dy^T x` of a trained matrix.
 
-use super::{Bind, Dispatch, LaunchContext, Op, Rule, expect_inputs};
-use crate::gpu::{Prelude, Shader};
-use crate::graph::{DType, GradContext, Real, ReferenceContext, Role, Tensor, TensorId};
-use crate::quant::WeightFormat;
-use crate::{Error, Result};
+pub mod format;
+mod images;
+mod product;
 
-const WG_SIZE: u32 = 64;
+use super::{Bind, LaunchContext, Op, Rule, expect_inputs};
+use crate::gpu::Access;
+use crate::graph::{DType, GradContext, Real, ReferenceContext, Role, Target, Tensor, TensorId};
+use crate::{Error, Result};
+pub use images::panel_bytes;
+use product::{Left, Matrix, Order, Product, Right};
 
 /// `x [N, in], W [out, in]` (and `y0 [N, out]`, updated in place) to `y [N, out] = y0 + scale x W^T`.
 #[derive(Clone, Debug)]
@@ -34,18 +37,8 @@ pub struct Epilogue {
     pub accumulate: bool,
     /// Skips the product unless the micro-batch has more supervised tokens than this.
     pub supervised_above: Option<u32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    in_features: u32,
-    out_features: u32,
-    first_out: u32,
-    shard_out: u32,
-    scale: f32,
-    pad: [u32; 2],
+    /// Scratch buffer of [`panel_bytes`], where the product asks for one.
+    pub panel: Bind,
 }
 
 fn check(op: &'static str, a: &Tensor, w: &Tensor, contracted: usize) -> Result<()> {
@@ -55,40 +48,15 @@ fn check(op: &'static str, a: &Tensor, w: &Tensor, contracted: usize) -> Result<
     Err(Error::shape(op, format!("{} {:?} with weight {} {:?}", a.name, a.shape, w.name, w.shape)))
 }
 
-/// The naive kernels with the decoder of a format.
-fn shader(format: WeightFormat) -> Result<&'static Shader> {
-    use crate::shader;
-    Ok(match format {
-        WeightFormat::F32 => shader!("linear", ["linear_index", "weight_f32"]),
-        WeightFormat::F16 => shader!("linear", ["linear_index", "weight_f16"]),
-        WeightFormat::Bf16 => shader!("linear", ["linear_index", "weight_bf16"]),
-        WeightFormat::Int8 => shader!("linear", ["linear_index", "weight_int8"]),
-        WeightFormat::Nf4 { double_quant: false } => {
-            shader!("linear", ["linear_index", "weight_4bit", "levels_nf4", "absmax_f32"])
-        }
-        WeightFormat::Nf4 { double_quant: true } => {
-            shader!("linear", ["linear_index", "weight_4bit", "levels_nf4", "absmax_double"])
-        }
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("computing with {other} weights"),
-                supported: "f32, f16, bf16, int8, nf4, nf4-dq".into(),
-            });
-        }
-    })
+/// A matrix of f32 that fills its tensor or buffer.
+fn activation(bind: Bind, stride: usize) -> Matrix {
+    Matrix { bind, access: Access::ReadWrite, first: 0, stride }
 }
 
-fn format_of(w: &Tensor) -> WeightFormat {
-    match w.role {
-        Role::Weight(format) => format,
-        _ => WeightFormat::F32,
-    }
-}
-
-/// One dispatch for each row shard of the weight.
+/// One product for each row shard of the weight.
 fn launch_product(
     cx: &mut LaunchContext<'_>,
-    entry: &'static str,
+    order: Order,
     from: Bind,
     weight: TensorId,
     to: Bind,
@@ -98,36 +66,43 @@ fn launch_product(
     let w = cx.graph.get(weight);
     let (out_features, in_features) = (w.rows(), w.cols());
     for (k, shard) in cx.shards(weight).into_iter().enumerate() {
-        let forward = entry == "forward";
-        // The input gradient sums over the shards.
-        let accumulate = epilogue.accumulate || (!forward && k > 0);
-        let params = Params {
-            rows: rows as u32,
-            in_features: in_features as u32,
-            out_features: out_features as u32,
-            first_out: shard.rows.start as u32,
-            shard_out: shard.rows.len() as u32,
-            scale: epilogue.scale,
-            pad: [0; 2],
-        };
-        let prelude = Prelude::default().u32("WG_SIZE", WG_SIZE).bool("ACCUMULATE", accumulate);
-        let items = rows * if forward { shard.rows.len() } else { in_features };
-        let mut d = Dispatch::new(shader(format_of(w))?, entry)
-            .prelude(prelude)
-            .params(&params)
-            .write(from)
-            .write(to)
-            .groups(cx.linear_groups(items, WG_SIZE));
-        match w.role {
-            Role::Weight(_) => {
-                for part in 0..shard.parts.len() {
-                    d = d.read(Bind::Part { weight, shard: k, part });
-                }
+        let b = match w.role {
+            Role::Weight(format) => {
+                let parts = (0..shard.parts.len()).map(|part| Bind::Part { weight, shard: k, part }).collect();
+                Right::Weight { format, parts }
             }
-            _ => d = d.read(Bind::Tensor(weight)),
-        }
-        d.supervised_above = epilogue.supervised_above;
-        cx.push(d)?;
+            _ => Right::F32(Matrix { access: cx.access(weight), ..activation(Bind::Tensor(weight), in_features) }),
+        };
+        let product = match order {
+            Order::Nt => Product {
+                order,
+                rows,
+                cols: shard.rows.len(),
+                depth: in_features,
+                a: Left::Buffer(activation(from, in_features)),
+                b,
+                y: Matrix { first: shard.rows.start, ..activation(to, out_features) },
+                scale: epilogue.scale,
+                accumulate: epilogue.accumulate,
+                supervised_above: epilogue.supervised_above,
+                copies: vec![],
+            },
+            _ => Product {
+                order,
+                rows,
+                cols: in_features,
+                depth: shard.rows.len(),
+                a: Left::Buffer(Matrix { first: shard.rows.start, ..activation(from, out_features) }),
+                b,
+                y: activation(to, in_features),
+                scale: epilogue.scale,
+                // The input gradient sums over the shards.
+                accumulate: epilogue.accumulate || k > 0,
+                supervised_above: epilogue.supervised_above,
+                copies: vec![],
+            },
+        };
+        images::launch(cx, product, epilogue.panel)?;
     }
     Ok(())
 }
@@ -141,7 +116,7 @@ pub fn launch_forward(
     rows: usize,
     epilogue: Epilogue,
 ) -> Result<()> {
-    launch_product(cx, "forward", x, weight, y, rows, epilogue)
+    launch_product(cx, Order::Nt, x, weight, y, rows, epilogue)
 }
 
 /// `dx [rows, in] (+)= scale dy [rows, out] W`.
@@ -153,7 +128,7 @@ pub fn launch_input_grad(
     rows: usize,
     epilogue: Epilogue,
 ) -> Result<()> {
-    launch_product(cx, "backward_input", dy, weight, dx, rows, epilogue)
+    launch_product(cx, Order::Nn, dy, weight, dx, rows, epilogue)
 }
 
 /// `dw [out, in] += scale dy [rows, out]^T x [rows, in]`; always accumulates.
@@ -166,16 +141,31 @@ pub fn launch_weight_grad(
     epilogue: Epilogue,
 ) -> Result<()> {
     let w = cx.graph.get(dw);
-    let (out_features, in_features) = (w.rows() as u32, w.cols() as u32);
-    let mut d = Dispatch::new(crate::shader!("linear_weight_grad", ["linear_index"]), "backward_weight")
-        .prelude(Prelude::default().u32("WG_SIZE", WG_SIZE))
-        .params(&[rows as u32, in_features, out_features, epilogue.scale.to_bits()])
-        .write(x)
-        .write(dy)
-        .write(Bind::Tensor(dw))
-        .groups(cx.linear_groups(w.elements(), WG_SIZE));
-    d.supervised_above = epilogue.supervised_above;
-    cx.push(d)
+    let (out_features, in_features) = (w.rows(), w.cols());
+    let product = Product {
+        order: Order::Tn,
+        rows: out_features,
+        cols: in_features,
+        depth: rows,
+        a: Left::Buffer(activation(dy, out_features)),
+        b: Right::F32(activation(x, in_features)),
+        y: activation(Bind::Tensor(dw), in_features),
+        scale: epilogue.scale,
+        accumulate: true,
+        supervised_above: epilogue.supervised_above,
+        copies: vec![],
+    };
+    images::launch(cx, product, epilogue.panel)
+}
+
+/// The one scratch buffer of an op that is one product with a weight.
+fn panel(inputs: &[&Tensor], target: &Target) -> Vec<u64> {
+    panel_bytes(inputs[1], inputs[0].rows(), target).into_iter().collect()
+}
+
+/// How an op that is one product finishes it.
+fn epilogue(scale: f32, accumulate: bool) -> Epilogue {
+    Epilogue { scale, accumulate, supervised_above: None, panel: Bind::Scratch(0) }
 }
 
 impl Rule for Linear {
@@ -219,6 +209,10 @@ impl Rule for Linear {
         2 * (inputs[0].rows() * inputs[1].elements()) as u64
     }
 
+    fn scratch(&self, inputs: &[&Tensor], _outputs: &[&Tensor], target: &Target) -> Vec<u64> {
+        panel(inputs, target)
+    }
+
     fn reference<R: Real>(&self, cx: &ReferenceContext<'_, R>) -> Result<Vec<Vec<R>>> {
         let (x, w) = (cx.real(0), cx.real(1));
         let (rows, out, inner) = (cx.inputs[0].rows(), cx.inputs[1].shape[0], cx.inputs[1].shape[1]);
@@ -234,8 +228,8 @@ impl Rule for Linear {
     }
 
     fn launch(&self, cx: &mut LaunchContext<'_>) -> Result<()> {
-        let epilogue = Epilogue { scale: self.scale, accumulate: cx.inputs.len() == 3, supervised_above: None };
         let rows = cx.input(0).rows();
+        let epilogue = epilogue(self.scale, cx.inputs.len() == 3);
         launch_forward(cx, cx.in_(0), cx.inputs[1], cx.out(0), rows, epilogue)
     }
 }
@@ -257,6 +251,10 @@ impl Rule for LinearInputGrad {
         2 * (inputs[0].rows() * inputs[1].elements()) as u64
     }
 
+    fn scratch(&self, inputs: &[&Tensor], _outputs: &[&Tensor], target: &Target) -> Vec<u64> {
+        panel(inputs, target)
+    }
+
     fn reference<R: Real>(&self, cx: &ReferenceContext<'_, R>) -> Result<Vec<Vec<R>>> {
         let (dy, w) = (cx.real(0), cx.real(1));
         let (rows, out, inner) = (cx.inputs[0].rows(), cx.inputs[1].shape[0], cx.inputs[1].shape[1]);
@@ -272,8 +270,8 @@ impl Rule for LinearInputGrad {
     }
 
     fn launch(&self, cx: &mut LaunchContext<'_>) -> Result<()> {
-        let epilogue = Epilogue { scale: self.scale, accumulate: cx.inputs.len() == 3, supervised_above: None };
         let rows = cx.input(0).rows();
+        let epilogue = epilogue(self.scale, cx.inputs.len() == 3);
         launch_input_grad(cx, cx.in_(0), cx.inputs[1], cx.out(0), rows, epilogue)
     }
 }
@@ -314,8 +312,7 @@ impl Rule for LinearWeightGrad {
     }
 
     fn launch(&self, cx: &mut LaunchContext<'_>) -> Result<()> {
-        let epilogue = Epilogue { scale: self.scale, accumulate: true, supervised_above: None };
         let rows = cx.input(0).rows();
-        launch_weight_grad(cx, cx.in_(0), cx.in_(1), cx.outputs[0], rows, epilogue)
+        launch_weight_grad(cx, cx.in_(0), cx.in_(1), cx.outputs[0], rows, epilogue(self.scale, true))
     }
 }

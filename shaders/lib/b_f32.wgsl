@@ -1,0 +1,6 @@
+// b is a weight stored as f32, its rows whole vec4s.
+@group(0) @binding(WEIGHT) var<storage, read> b: array<vec4<f32>>;
+
+fn b4(row: u32, col: u32, limit: u32) -> vec4<f32> {
+    return b[(row * params.in_features + col) / 4u];
+}
