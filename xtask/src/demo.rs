@@ -5,7 +5,6 @@ use crate::{smollm2, tools};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -58,23 +57,21 @@ pub fn run(options: &Options) -> Result<bool> {
     let espalier = Espalier::new(options.gpu.as_deref())?;
     let model = espalier.model()?;
     let adapter = root().join(&options.out);
-    let metrics = adapter.with_extension("metrics.jsonl");
     let steps = options.steps.unwrap_or(if espalier.is_software { 40 } else { 80 });
 
     say("Asking the model as it is");
     let before = espalier.measure(&model, None)?;
 
     say(format_args!("Fine-tuning it: LoRA over NF4 weights, {steps} steps on {DATA}"));
-    remove(&adapter)?;
     let mut train = espalier.command("train", &model);
     train.args(["--data", DATA, "--steps", &steps.to_string()]).args(CHOICES);
-    train.arg("--out").arg(&adapter).arg("--metrics").arg(&metrics);
+    train.arg("--overwrite").arg("--out").arg(&adapter);
     process::run(&mut train)?;
 
     say("Asking it again");
     let after = espalier.measure(&model, Some(&adapter))?;
 
-    let run = RunFigures::read(&metrics)?;
+    let run = RunFigures::read(&adapter.join("metrics.jsonl"))?;
     for ((question, before), after) in QUESTIONS.iter().zip(&before.answers).zip(&after.answers) {
         println!("\n> {question}\n  before: {before}\n  after:  {after}");
     }
@@ -101,8 +98,11 @@ struct Measured {
 
 impl Espalier {
     fn new(gpu: Option<&str>) -> Result<Espalier> {
-        let listed = output_of(program(binary()).args(["gpus", "--json"])).context("`espalier gpus` failed")?;
-        let adapters: Vec<Value> = serde_json::from_str(&listed).context("`espalier gpus --json` is not JSON")?;
+        let mut adapters = adapters()?;
+        if adapters.is_empty() && cfg!(target_os = "linux") {
+            tools::install_gpu_driver()?;
+            adapters = self::adapters()?;
+        }
         let matches = |adapter: &&Value, wanted: &str| {
             let name = adapter["name"].as_str().unwrap_or_default().to_lowercase();
             wanted.parse().is_ok_and(|index: u64| adapter["index"] == index) || name.contains(&wanted.to_lowercase())
@@ -168,6 +168,12 @@ impl Espalier {
     }
 }
 
+/// The GPU adapters, the fastest first.
+fn adapters() -> Result<Vec<Value>> {
+    let listed = output_of(program(binary()).args(["gpus", "--json"])).context("`espalier gpus` failed")?;
+    serde_json::from_str(&listed).context("`espalier gpus --json` is not JSON")
+}
+
 fn binary() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), |dir| root().join(dir));
     target.join("release").join(format!("espalier{}", std::env::consts::EXE_SUFFIX))
@@ -198,16 +204,6 @@ impl RunFigures {
             peak_gpu_bytes = peak_gpu_bytes.max(step["gpu_bytes"].as_u64().unwrap_or(0));
         }
         Ok(RunFigures { tokens_per_s: tokens / seconds, peak_gpu_bytes })
-    }
-}
-
-/// Removes the adapter of an earlier demonstration.
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -86,7 +86,12 @@ pub fn gpu_driver() -> Result<()> {
     if !cfg!(target_os = "linux") || has_vulkan_driver() {
         return Ok(());
     }
-    say("No Vulkan driver found");
+    install_gpu_driver()
+}
+
+/// Mesa's drivers, the one that needs no GPU among them.
+pub fn install_gpu_driver() -> Result<()> {
+    say("No usable Vulkan driver found");
     apt_install(&["mesa-vulkan-drivers"], "a Vulkan driver: that of your GPU, or Mesa's software driver (lavapipe)")
 }
 
