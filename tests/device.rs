@@ -6,7 +6,7 @@ mod support;
 use std::rc::Rc;
 
 use espalier::Result;
-use espalier::gpu::{Access, Gpu, Prelude, Resource, Shader};
+use espalier::gpu::{Access, Gpu, Prelude, Shader};
 
 gpu_tests!(bytes_written_are_read_back, a_kernel_sees_its_parameters_and_bindings, allocations_are_counted);
 
@@ -45,8 +45,8 @@ async fn a_kernel_sees_its_parameters_and_bindings(gpu: Rc<Gpu>) -> Result<()> {
     gpu.write(&source.region(), 0, bytemuck::cast_slice(&x));
     let prelude = Prelude::default().u32("WG_SIZE", wg_size);
     let pipeline = gpu.pipeline(&SCALE, "forward", &prelude, &[Access::Uniform, Access::Read, Access::ReadWrite]);
-    let resources = [params.region(), source.region(), target.region()].map(Resource::Region);
-    let prepared = gpu.prepare(pipeline, &resources, [n.div_ceil(wg_size), 1, 1], vec![]);
+    let regions = [params.region(), source.region(), target.region()];
+    let prepared = gpu.prepare(pipeline, &regions, [n.div_ceil(wg_size), 1, 1]);
     gpu.submit(&[], [&prepared], &[])?;
     let y = gpu.read_f32(&target.region()).await?;
     let expected: Vec<f32> = x.iter().map(|x| 0.25 * x).chain([0.0]).collect();

@@ -133,25 +133,19 @@ async fn train(linears: WeightFormat, golden_run: &str) -> espalier::Result<Opti
     Ok(Some(trainer))
 }
 
-/// Norm of the difference over norm, for each tensor of the file.
-fn worst_gradient(trainer: &Trainer, file: &str, prefix: &str) -> f64 {
-    let reader = SafetensorsReader::open(Box::new(FileSource::open(golden(file)).expect("there"))).expect("readable");
-    let grads = pollster::block_on(trainer.gradients()).expect("readable");
-    let mut worst = 0f64;
-    for info in reader.tensors() {
-        let Some(name) = info.name.strip_prefix(prefix) else { continue };
-        let name = name.replace(".default.", ".");
-        let got = &grads.iter().find(|g| g.name == name).expect("a trained tensor").data;
-        let mut wanted = vec![0f32; got.len()];
-        reader.read_f32_rows(&info.name, 0..info.shape[0], &mut wanted).expect("readable");
-        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-        let size = norm(&mut wanted.iter().map(|v| f64::from(*v)));
-        let difference = norm(&mut got.iter().zip(&wanted).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-        let error = difference / size.max(1e-12);
-        println!("{name}: {error:.2e}");
-        worst = worst.max(error);
-    }
-    worst
+/// Norm of the difference over norm.
+fn difference(got: &[f32], wanted: &[f32]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let size = norm(&mut wanted.iter().map(|v| f64::from(*v)));
+    norm(&mut got.iter().zip(wanted).map(|(a, b)| f64::from(*a) - f64::from(*b))) / size.max(1e-12)
+}
+
+fn read(file: &Path, name: &str, len: usize) -> Vec<f32> {
+    let reader = SafetensorsReader::open(Box::new(FileSource::open(file).expect("there"))).expect("readable");
+    let mut data = vec![0f32; len];
+    let rows = reader.get(name).expect("a tensor of the fixture").shape[0];
+    reader.read_f32_rows(name, 0..rows, &mut data).expect("readable");
+    data
 }
 
 #[test]
@@ -183,10 +177,25 @@ fn gradients_at_the_trained_adapter_match_peft() {
         let report = trainer.step(&[batch()], 0.0).await?;
         let wanted = json("lora_qv_grad_at_final.json")["loss"].as_f64().expect("a number");
         assert!(relative(report.loss, wanted) < 1e-4, "{} {wanted}", report.loss);
-        Ok::<_, espalier::Error>(worst_gradient(&trainer, "lora_qv_grad_at_final.safetensors", "grad_at_final."))
+        let grads = trainer.gradients().await?;
+        let (golden, exact) = ("lora_qv_grad_at_final.safetensors", "../lora_qv_grad_at_final_f64.safetensors");
+        let mut worst = 0f64;
+        let reader = SafetensorsReader::open(Box::new(FileSource::open(self::golden(golden))?))?;
+        for info in reader.tensors() {
+            let name = info.name.trim_start_matches("grad_at_final.").replace(".default.", ".");
+            let got = &grads.iter().find(|g| g.name == name).expect("a trained tensor").data;
+            let f32 = read(&self::golden(golden), &info.name, got.len());
+            let f64 = read(&self::golden(exact), &info.name, got.len());
+            let (to_f32, to_f64, own) = (difference(got, &f32), difference(got, &f64), difference(&f32, &f64));
+            println!("{name}: {to_f64:.2e} from f64, {to_f32:.2e} from torch's f32, which is {own:.2e} from f64");
+            // torch's f32 cross-entropy reads low, so its gradients are off by more than the tolerance themselves.
+            assert!(to_f32 < own + 1e-4, "{name}: {to_f32:.2e} from torch's f32");
+            worst = worst.max(to_f64);
+        }
+        Ok::<_, espalier::Error>(worst)
     })
     .unwrap();
-    println!("largest relative gradient difference {worst:.2e}");
+    println!("largest relative gradient difference from f64 {worst:.2e}");
     assert!(worst < 1e-4, "{worst}");
 }
 
