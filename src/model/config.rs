@@ -197,13 +197,13 @@ impl ModelConfig {
 
     fn checked(self, file: &str) -> Result<ModelConfig> {
         let bad = |problem: String| Err(Error::malformed(file, problem));
-        if self.num_key_value_heads == 0 || self.num_attention_heads % self.num_key_value_heads != 0 {
+        if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return bad(format!(
                 "{} attention heads cannot share {} key/value heads",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        if self.head_dim == 0 || self.head_dim % 2 != 0 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return bad(format!("head_dim {} is not an even number", self.head_dim));
         }
         let sizes = [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers];
