@@ -26,7 +26,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<Outcome> {
-    let model = open::model(&options.model, WithoutWeights::Random(0), &AtomicBool::new(false))?;
+    let model = open::model(&options.model, WithoutWeights::Refuse, &AtomicBool::new(false))?;
     let report = report(&model, options.tensors)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

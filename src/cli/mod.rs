@@ -13,6 +13,7 @@ mod report;
 mod selftest;
 mod train;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         }
     };
     log_to_stderr();
+    end_quietly_when_nobody_reads();
     match run(cli.command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
@@ -116,9 +118,21 @@ fn log_to_stderr() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// Ends the process where the reader of its output has seen enough (`espalier inspect ... | head`), which is no failure.
+fn end_quietly_when_nobody_reads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|text| text.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        report(panic);
+    }));
 }
 
 /// A flag that Ctrl-C sets. A second Ctrl-C ends the process at once.
@@ -129,6 +143,7 @@ fn cancel_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
+        eprintln!("\nstopping after this step; Ctrl-C again stops at once");
     })?;
     Ok(cancel)
 }

@@ -104,11 +104,16 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
     let config = prepared.config().clone();
     let total_steps = prepared.total_steps();
+    let elsewhere = resumed.as_ref().filter(|(path, _)| path.parent() != Some(&folder)).map(|(_, c)| c.clone());
     let mut run = start(gpu, &files, prepared, setup, resumed)?;
     if let Some((path, adapter)) = &initial {
         run.set_parameters(&path.display().to_string(), &adapter.tensors)?;
     }
     let mut terminal = Terminal::new(options, &folder, &config, run.trainer().steps(), total_steps)?;
+    if let Some(checkpoint) = elsewhere {
+        // The new folder is complete from the start: an interruption before its first checkpoint loses nothing.
+        block_on(terminal.keep(&checkpoint))?;
+    }
     let outcome = block_on(run.run(&mut terminal, &cancel));
     terminal.progress.finish();
     let summary = outcome.map_err(|error| terminal.explain(error))?;
@@ -205,8 +210,8 @@ fn start<'m>(
 ) -> Result<Run<'m>> {
     let config = prepared.config().clone();
     let target = exec::target(&gpu);
-    let from = resumed.map(|(path, checkpoint)| (path.display().to_string(), checkpoint));
-    let from = from.as_ref().map(|(path, checkpoint)| (path.as_str(), checkpoint.clone()));
+    let name = resumed.as_ref().map(|(path, _)| path.display().to_string());
+    let from = name.as_deref().zip(resumed.map(|(_, checkpoint)| checkpoint));
     let mut bar = Progress::new(&format!("loading ({})", config.weights()), 0, Unit::Bytes);
     let mut show = |progress: LoadProgress| {
         bar.set_total(progress.total_bytes);
@@ -215,9 +220,9 @@ fn start<'m>(
     let run = block_on(prepared.start(gpu, setup, from, &mut show));
     bar.finish();
     run.map_err(|error| match error {
-        Error::OutOfMemory(_) => {
+        Error::OutOfMemory(_) | Error::TooLarge { .. } => {
             let advice = smaller(&config, files, &target).unwrap_or_default();
-            anyhow::Error::from(error).context(format!("the run does not fit into the GPU's memory{advice}"))
+            anyhow::Error::from(error).context(format!("the run does not fit on this GPU{advice}"))
         }
         other => other.into(),
     })

@@ -176,7 +176,8 @@ impl RunConfig {
 
     /// Reads a parsed object, as [`RunConfig::from_json`].
     pub fn from_value(file: &str, value: serde_json::Value) -> Result<RunConfig> {
-        let config: RunConfig = serde_json::from_value(value).map_err(|e| Error::malformed(file, e.to_string()))?;
+        let config: RunConfig =
+            serde_json::from_value(value.clone()).map_err(|error| wrong_choice(file, value, error))?;
         config.validate()?;
         Ok(config)
     }
@@ -344,6 +345,17 @@ impl RunConfig {
             }),
         }
     }
+}
+
+/// Says which of the choices in `value` is the wrong one, which `error` does not always tell.
+fn wrong_choice(file: &str, value: serde_json::Value, error: serde_json::Error) -> Error {
+    let alone = |choice: (String, serde_json::Value)| serde_json::Map::from_iter([choice]);
+    let choices = value.as_object().cloned().unwrap_or_default();
+    let wrong = choices.into_iter().find_map(|(name, value)| {
+        let error = serde_json::from_value::<RunConfig>(alone((name.clone(), value)).into()).err()?;
+        Some(if error.to_string().contains(&name) { error.to_string() } else { format!("{name}: {error}") })
+    });
+    Error::malformed(file, wrong.unwrap_or_else(|| error.to_string()))
 }
 
 fn option(name: &str, value: &dyn std::fmt::Display, expected: String) -> Error {
