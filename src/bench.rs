@@ -156,6 +156,7 @@ async fn product(gpu: &Gpu, rows: usize, shape: [usize; 2], format: WeightFormat
     let plan = Plan::new(&g, &target)?;
     let mut memory = Memory::new(gpu, target);
     memory.reserve_arena(gpu, &plan.arena)?;
+    memory.reserve_images(gpu, exec::images(&g, &target)?)?;
     memory.add_state(gpu, g.get(x))?;
     let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect() };
     memory.write(gpu, g.get(x), &numbers(rows * columns))?;

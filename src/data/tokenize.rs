@@ -69,9 +69,9 @@ impl EncodeOptions {
 /// A row of training data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
-    /// ids [T]
+    /// `ids [T]`
     pub input_ids: Vec<u32>,
-    /// labels [T]: the id itself where it is learned (in pre-tokenized data perhaps another), else -100. Not shifted.
+    /// `labels [T]`: the id itself where it is learned (in pre-tokenized data perhaps another), else -100. Not shifted.
     pub labels: Vec<i32>,
 }
 

@@ -1,5 +1,5 @@
 //! A computation as a list of ops over tensors, built once for one shape; differentiated by [`grad`], laid out by [`plan`],
-//! and run on the CPU by [`reference`]. Knows ops only through the trait [`Op`].
+//! run on the CPU by [`mod@reference`]. Knows ops only through the trait [`Op`].
 
 pub mod grad;
 pub mod plan;

@@ -13,7 +13,7 @@ const READ_PIECE: usize = 4 << 20;
 const DECODE_TASK: usize = 64 << 10;
 
 /// `[rows, columns]` of a tensor: its last dimension, and all others as one. A vector is one row, so is a scalar.
-/// `shape` must have passed [`element_count`].
+/// `shape` must have passed `element_count`.
 pub fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),

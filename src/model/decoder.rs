@@ -1,5 +1,5 @@
 //! The one decoder: builds the graph of a decoder-only transformer for one shape and one purpose. A family differs from
-//! another in its [`ModelConfig`]; a method hooks in where [`Decoder::linear`] calls it.
+//! another in its [`ModelConfig`]; a method hooks in where `Decoder::linear` calls it.
 
 use super::config::ModelConfig;
 use crate::Result;

@@ -34,9 +34,9 @@ pub struct TokenizerFiles<'a> {
 /// Token ids of a text and where each comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoding {
-    /// ids [T]
+    /// `ids [T]`
     pub ids: Vec<u32>,
-    /// Byte ranges [T] of the text. Tokens added around the text (bos, eos) have empty ranges; the tokens that share one
+    /// Byte ranges `[T]` of the text. Tokens added around the text (bos, eos) have empty ranges; the tokens that share one
     /// character (byte-level BPE) share its range.
     pub offsets: Vec<Range<usize>>,
 }
