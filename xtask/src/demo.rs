@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("\nheld-out loss    {:.3} before, {:.3} after (nats per token)", before.loss, after.loss);
     println!("speed            {:.1} tokens/s over {steps} steps", run.tokens_per_s);
     println!("peak GPU memory  {:.0} MiB", run.peak_gpu_bytes as f64 / f64::from(1 << 20));
-    println!("adapter          {} (PEFT's format)", adapter.display());
+    println!("adapter          {} (PEFT's format)", options.out.display());
     println!("time             {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(true)
 }
