@@ -36,14 +36,15 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// What the matrices of `model` are stored as; f16 where they are quantized.
+    /// The smallest type that holds the matrices of `model` as they are: the one that its files have, or f32 where they are
+    /// quantized.
     pub fn of(model: &ModelFiles) -> FloatType {
         let mut found = model.tensors().iter().filter(|t| t.shape.len() == 2).map(|t| t.dtype.as_str());
-        let first = found.next().unwrap_or("F16");
+        let first = found.next().unwrap_or("F32");
         match (first, found.all(|dtype| dtype == first)) {
-            ("F32", true) => FloatType::F32,
+            ("F16", true) => FloatType::F16,
             ("BF16", true) => FloatType::Bf16,
-            _ => FloatType::F16,
+            _ => FloatType::F32,
         }
     }
 

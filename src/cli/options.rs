@@ -49,29 +49,29 @@ pub struct GpuChoice {
 /// How the weights of a model are stored while it is measured or generates.
 #[derive(Args, Debug)]
 pub struct Storage {
-    /// How the linear layers are stored on the GPU [default: as in the file; f16 where that is quantized]
+    /// How the linear layers are stored on the GPU [default: as in the file; f32 where that is quantized]
     #[arg(long, value_name = "FORMAT", value_parser = weight_formats())]
     pub weights: Option<WeightFormat>,
     /// With --weights nf4: keep the block scales in f32 rather than quantize them as well
     #[arg(long)]
     pub no_double_quant: bool,
-    /// How embedding and head are stored on the GPU [default: as in the file; f16 where that is quantized]
+    /// How embedding and head are stored on the GPU [default: as in the file; f32 with --weights f32 or where the file is
+    /// quantized]
     #[arg(long, value_name = "FORMAT", value_parser = embedding_formats())]
     pub embedding: Option<WeightFormat>,
 }
 
 impl Storage {
-    /// Storage formats for this model.
+    /// Storage formats for this model: by default those that change none of its numbers.
     pub fn policy(&self, model: &ModelFiles) -> WeightPolicy {
         let stored = match FloatType::of(model) {
             FloatType::F32 => WeightFormat::F32,
             FloatType::F16 => WeightFormat::F16,
             FloatType::Bf16 => WeightFormat::Bf16,
         };
-        WeightPolicy {
-            linears: without_double_quant(self.weights.unwrap_or(stored), self.no_double_quant),
-            embedding: self.embedding.unwrap_or(stored),
-        }
+        let linears = without_double_quant(self.weights.unwrap_or(stored), self.no_double_quant);
+        let beside = if linears == WeightFormat::F32 { WeightFormat::F32 } else { stored };
+        WeightPolicy { linears, embedding: self.embedding.unwrap_or(beside) }
     }
 }
 

@@ -17,6 +17,7 @@ use espalier::model::ModelFiles;
 use espalier::model::device::LoadProgress;
 use espalier::peft::{Adapter, Method, NamedTensor};
 use espalier::platform::block_on;
+use espalier::quant::WeightFormat;
 use espalier::train::run::{Ending, Event, Host, Prepared, Run, Summary};
 use espalier::train::{CHECKPOINT_FILE, Checkpoint, MethodName, RunConfig, Shapes, advice, metrics};
 use espalier::{exec, peft};
@@ -392,6 +393,9 @@ fn conclude(summary: &Summary, planned: u64, folder: &Path, config: &RunConfig) 
             first.loss.exp(),
             last.loss.exp()
         );
+    }
+    if kept.is_some() && !matches!(config.weights(), WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16) {
+        println!("(with the model in {0}; `espalier eval --weights {0}` measures it so, too)", config.weights());
     }
     println!("{} on the GPU at most, {} planned", bytes(summary.peak_bytes), bytes(planned));
     let what = if config.method == MethodName::Full { "model" } else { "adapter" };

@@ -90,6 +90,10 @@ fn folder_and_gguf_are_the_same_model_before_and_after_merging() {
         let half = merge(&folder, &format!("{name}-4"), &["--dtype", "f16"]);
         assert_close(eval(&[&half, "--data", &data]), tuned, 1e-3, "f16");
         assert_eq!(espalier(&["inspect", &half, "--json"]).json()["tensors_by_dtype"][0]["dtype"], "F16");
+        // A model in half precision keeps what it is merged with: the result is f32.
+        let whole = merge(&half, &format!("{name}-6"), &[]);
+        let half_tuned = eval(&[&half, "--adapter", &adapter, "--data", &data]);
+        assert_close(eval(&[&whole, "--data", &data]), half_tuned, 1e-4, "f16 base");
         let half = merge(&gguf, &format!("{name}-5.gguf"), &["--dtype", "f16"]);
         assert_close(eval(&[&half, "--data", &data]), tuned, 1e-3, "f16 GGUF");
         assert!(espalier(&["merge", &gguf, "--adapter", &adapter, "--out", &half]).sentence().contains("--overwrite"));
