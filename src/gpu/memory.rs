@@ -1,5 +1,6 @@
 //! Buffers and images that count themselves, regions of them, and the ways in and out.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use crate::{Error, Result};
 
 /// A GPU buffer; its bytes are counted while it lives.
 #[derive(Clone)]
-pub struct Buffer(Arc<Counted>);
+pub struct Buffer(Rc<Counted>);
 
 struct Counted {
     buffer: wgpu::Buffer,
@@ -55,7 +56,7 @@ pub struct Region {
 /// A matrix of `vec4<f32>` in a texture: what some adapters read many times faster than a buffer. Its bytes are counted
 /// while it lives.
 #[derive(Clone)]
-pub struct Image(Arc<CountedImage>);
+pub struct Image(Rc<CountedImage>);
 
 struct CountedImage {
     texture: wgpu::Texture,
@@ -129,7 +130,7 @@ impl Gpu {
         let now = self.counters.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.counters.peak_bytes.fetch_max(now, Ordering::Relaxed);
         self.counters.buffers_created.fetch_add(1, Ordering::Relaxed);
-        Ok(Image(Arc::new(CountedImage { texture, counters: self.counters.clone() })))
+        Ok(Image(Rc::new(CountedImage { texture, counters: self.counters.clone() })))
     }
 
     /// Allocates `bytes` of zeros that kernels, copies and the host can use. Errs when one buffer cannot be so large; lack
@@ -169,7 +170,7 @@ impl Gpu {
         let now = self.counters.bytes.fetch_add(size, Ordering::Relaxed) + size;
         self.counters.peak_bytes.fetch_max(now, Ordering::Relaxed);
         self.counters.buffers_created.fetch_add(1, Ordering::Relaxed);
-        Ok(Buffer(Arc::new(Counted { buffer, counters: self.counters.clone() })))
+        Ok(Buffer(Rc::new(Counted { buffer, counters: self.counters.clone() })))
     }
 
     /// Writes bytes (a multiple of 4) at a byte offset of a region; seen by whatever is submitted afterwards.
