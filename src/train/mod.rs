@@ -10,7 +10,7 @@ pub mod schedule;
 pub mod trainer;
 
 pub use advice::Shapes;
-pub use checkpoint::{CHECKPOINT_FILE, Checkpoint};
+pub use checkpoint::{CHECKPOINT_FILE, Checkpoint, Evaluated};
 pub use metrics::StepMetrics;
 pub use run_config::{GradCheckpointing, MethodName, RunConfig};
 pub use schedule::{LearningRate, Schedule};
