@@ -231,6 +231,12 @@ pub enum Event {
     },
 }
 
+/// A sentence for the page's reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    pub text: String,
+}
+
 /// An open GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Device {
