@@ -143,7 +143,7 @@ fn cancel_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step; Ctrl-C again stops at once");
+        eprintln!("\nstopping; Ctrl-C again stops at once");
     })?;
     Ok(cancel)
 }

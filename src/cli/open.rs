@@ -104,6 +104,7 @@ pub fn device_model(
     let mut show = |progress: LoadProgress| {
         bar.set_total(progress.total_bytes);
         bar.set(progress.done_bytes, "");
+        true
     };
     let model = block_on(DeviceModel::load(gpu, files, setup, false, &mut show))?;
     bar.finish();

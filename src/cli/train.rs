@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -106,7 +107,10 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let config = prepared.config().clone();
     let total_steps = prepared.total_steps();
     let elsewhere = resumed.as_ref().filter(|(path, _)| path.parent() != Some(&folder)).map(|(_, c)| c.clone());
-    let mut run = start(gpu, &files, prepared, setup, resumed)?;
+    let Some(mut run) = start(gpu, &files, prepared, setup, resumed, &cancel)? else {
+        eprintln!("stopped before the first step");
+        return Ok(Outcome::Interrupted);
+    };
     if let Some((path, adapter)) = &initial {
         run.set_parameters(&path.display().to_string(), &adapter.tensors)?;
     }
@@ -208,7 +212,8 @@ fn start<'m>(
     prepared: Prepared<'m>,
     setup: espalier::train::trainer::TrainerSetup,
     resumed: Option<(PathBuf, Checkpoint)>,
-) -> Result<Run<'m>> {
+    cancel: &AtomicBool,
+) -> Result<Option<Run<'m>>> {
     let config = prepared.config().clone();
     let target = exec::target(&gpu);
     let name = resumed.as_ref().map(|(path, _)| path.display().to_string());
@@ -217,16 +222,19 @@ fn start<'m>(
     let mut show = |progress: LoadProgress| {
         bar.set_total(progress.total_bytes);
         bar.set(progress.done_bytes, "");
+        !cancel.load(Ordering::Relaxed)
     };
     let run = block_on(prepared.start(gpu, setup, from, &mut show));
     bar.finish();
-    run.map_err(|error| match error {
-        Error::OutOfMemory(_) | Error::TooLarge { .. } => {
+    match run {
+        Ok(run) => Ok(Some(run)),
+        Err(Error::Cancelled) => Ok(None),
+        Err(error @ (Error::OutOfMemory(_) | Error::TooLarge { .. })) => {
             let advice = smaller(&config, files, &target).unwrap_or_default();
-            anyhow::Error::from(error).context(format!("the run does not fit on this GPU{advice}"))
+            Err(anyhow::Error::from(error).context(format!("the run does not fit on this GPU{advice}")))
         }
-        other => other.into(),
-    })
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Which changes save a good part of the memory, as the end of a sentence.

@@ -221,6 +221,16 @@ impl Gpu {
         dispatches: impl IntoIterator<Item = &'a Prepared>,
         copies: &[(Region, Buffer, u64)],
     ) -> Result<()> {
+        self.submit_at(clear, dispatches, copies).map(drop)
+    }
+
+    /// [`Gpu::submit`]; its place in the queue.
+    pub(super) fn submit_at<'a>(
+        &self,
+        clear: &[Region],
+        dispatches: impl IntoIterator<Item = &'a Prepared>,
+        copies: &[(Region, Buffer, u64)],
+    ) -> Result<wgpu::SubmissionIndex> {
         self.check()?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         for r in clear {
@@ -239,8 +249,7 @@ impl Gpu {
         for (from, to, at) in copies {
             encoder.copy_buffer_to_buffer(from.buffer.raw(), from.offset, to.raw(), *at, from.bytes);
         }
-        self.queue.submit([encoder.finish()]);
-        Ok(())
+        Ok(self.queue.submit([encoder.finish()]))
     }
 
     /// Runs each dispatch in a pass of its own between two timestamps; nanoseconds of each, in order. Errs where the
