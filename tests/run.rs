@@ -19,7 +19,7 @@ use espalier::platform::{IN_BROWSER, spawn_local, yield_now};
 use espalier::quant::WeightFormat;
 use espalier::train::run::{Ending, Event, Host, Prepared, Run};
 use espalier::train::trainer::{Trainer, TrainerSetup};
-use espalier::train::{Checkpoint, RunConfig};
+use espalier::train::{Checkpoint, GradCheckpointing, RunConfig};
 use espalier::{Error, Result, exec};
 use support::tiny_llama::{Tiny, batch, load};
 
@@ -150,9 +150,9 @@ impl Desk<'_> {
     }
 }
 
-/// A run with whatever could make a difference: dropout, accumulation, shuffled rows of several lengths, held-out data.
-async fn start<'f>(gpu: &Rc<Gpu>, files: &'f ModelFiles, from: Option<&Checkpoint>) -> Result<Run<'f>> {
-    let config = RunConfig {
+/// Whatever could make a difference: dropout, accumulation, shuffled rows of several lengths, held-out data.
+fn choices() -> RunConfig {
+    RunConfig {
         steps: Some(9),
         batch_size: 1,
         grad_accumulation: 4,
@@ -163,8 +163,21 @@ async fn start<'f>(gpu: &Rc<Gpu>, files: &'f ModelFiles, from: Option<&Checkpoin
         checkpoint_every: 2,
         patience: 9,
         seed: 5,
+        grad_checkpointing: GradCheckpointing::Off,
         ..RunConfig::default()
-    };
+    }
+}
+
+async fn start<'f>(gpu: &Rc<Gpu>, files: &'f ModelFiles, from: Option<&Checkpoint>) -> Result<Run<'f>> {
+    start_with(&choices(), gpu, files, from).await
+}
+
+async fn start_with<'f>(
+    config: &RunConfig,
+    gpu: &Rc<Gpu>,
+    files: &'f ModelFiles,
+    from: Option<&Checkpoint>,
+) -> Result<Run<'f>> {
     let examples = |from: u32, count: u32| -> Vec<Example> {
         let ids = |row: u32| (0..6 + 3 * (row % 4)).map(|at| (7 * row + 5 * at * at) % 48).collect::<Vec<u32>>();
         (from..from + count)
@@ -173,7 +186,7 @@ async fn start<'f>(gpu: &Rc<Gpu>, files: &'f ModelFiles, from: Option<&Checkpoin
     };
     let data = Arc::new(Dataset::new("rows", examples(0, 14)));
     let held_out = Arc::new(Dataset::new("held out", examples(100, 3)));
-    let prepared = Prepared::new(files, &config, data, Some(held_out))?;
+    let prepared = Prepared::new(files, config, data, Some(held_out))?;
     let (setup, _) = prepared.plan(&exec::target(gpu))?;
     let from = from.map(|checkpoint| ("the checkpoint", checkpoint.clone()));
     prepared.start(gpu.clone(), setup, from, &mut |_| true).await
@@ -253,6 +266,56 @@ async fn a_run_whose_device_is_lost_goes_on_from_its_checkpoint_on_another(gpu: 
     Ok(())
 }
 
+/// A device with a budget.
+async fn within(budget_bytes: u64) -> Result<Rc<Gpu>> {
+    Ok(Rc::new(Gpu::open(&GpuOptions { budget_bytes: Some(budget_bytes), ..GpuOptions::default() }).await?))
+}
+
+async fn a_run_beyond_the_budget_ends_in_one_sentence_and_frees_its_buffers(gpu: Rc<Gpu>) -> Result<()> {
+    let tiny = load("tied")?;
+    let run = start(&gpu, &tiny.files, None).await?;
+    let planned = run.memory().0.total();
+    for budget in [planned - 1, planned / 2] {
+        let gpu = within(budget).await?;
+        let error = start(&gpu, &tiny.files, None).await.err().expect("does not fit");
+        let sentence = error.to_string();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{sentence}");
+        let named = format!("the budget is {budget} bytes");
+        assert!(
+            sentence.contains("the run needs ") && sentence.contains(&named) && !sentence.contains('\n'),
+            "{sentence}"
+        );
+        assert_eq!(gpu.bytes(), 0);
+    }
+    let (method, config) = (tiny.lora.method.clone(), tiny.files.config().clone());
+    let setup = ModelSetup { config, policy: F32, method, positions: 32, seed: 1 };
+    let before = gpu.bytes();
+    let model = DeviceModel::load(gpu.clone(), &tiny.files, setup.clone(), true, &mut |_| true).await?;
+    let needed = gpu.bytes() - before;
+    drop(model);
+    let gpu = within(needed / 2).await?;
+    let error = DeviceModel::load(gpu.clone(), &tiny.files, setup, true, &mut |_| true).await.err();
+    let error = error.expect("does not fit").to_string();
+    assert!(error.starts_with("the GPU is out of memory (") && error.contains("of which "), "{error}");
+    assert_eq!(gpu.bytes(), 0);
+    Ok(())
+}
+
+async fn a_run_gets_along_with_its_budget(gpu: Rc<Gpu>) -> Result<()> {
+    let tiny = load("tied")?;
+    let whole = whole(&gpu, &tiny.files).await?;
+    let planned = start(&gpu, &tiny.files, None).await?.memory().0.total();
+    // With less than it takes to keep the activations, `auto` computes them again.
+    let auto = RunConfig { grad_checkpointing: GradCheckpointing::Auto, ..choices() };
+    for (config, budget) in [(choices(), planned), (auto, planned - 1)] {
+        let gpu = within(budget).await?;
+        let mut desk = Desk::default();
+        start_with(&config, &gpu, &tiny.files, None).await?.run(&mut desk, &AtomicBool::new(false)).await?;
+        assert_eq!(desk.losses, whole.losses);
+    }
+    Ok(())
+}
+
 async fn a_device_lost_within_a_step_is_told(_: Rc<Gpu>) -> Result<()> {
     let tiny = load("tied")?;
     for n in 0..3 {
@@ -278,4 +341,6 @@ gpu_tests!(
     a_run_stopped_at_any_moment_goes_on_bit_for_bit,
     a_run_whose_device_is_lost_goes_on_from_its_checkpoint_on_another,
     a_device_lost_within_a_step_is_told,
+    a_run_beyond_the_budget_ends_in_one_sentence_and_frees_its_buffers,
+    a_run_gets_along_with_its_budget,
 );

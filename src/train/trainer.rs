@@ -174,6 +174,7 @@ impl Trainer {
         let target = exec::target(&gpu);
         let (train, eval) = plan_all(&setup, &target)?;
         let planned = table_of(train.values(), eval.values(), &setup, &target)?;
+        gpu.check_budget("the run", planned.total())?;
         let mut loaded = None;
         let mut note = |now| {
             loaded = Some(now);
