@@ -19,9 +19,12 @@ const HELD_OUT: usize = 60;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Optimizer steps, of 8 rows of 256 tokens
+    /// Optimizer steps of reading books and talks, each of 8 rows of 256 tokens
     #[arg(long, default_value_t = 1000)]
     steps: usize,
+    /// Optimizer steps after that on talks alone
+    #[arg(long, default_value_t = 120)]
+    chat_steps: usize,
     /// Only write the data, the tokenizer and the configuration
     #[arg(long)]
     prepare: bool,
@@ -35,24 +38,32 @@ pub fn make(options: &Options) -> Result<()> {
         return Ok(());
     }
     run(cargo().args(["build", "--release", "--locked"]))?;
-    let trained = dir.join("trained");
-    run(espalier().arg("train").arg(&model).args(RUN.split(' ')).args(["--steps", &options.steps.to_string()]).args(
-        [
-            arg("--data", &dir.join("train.jsonl")),
-            arg("--eval-data", &dir.join("held_out.jsonl")),
-            arg("--out", &trained),
-        ],
-    ))?;
+    let (read, talks) = (dir.join("read"), dir.join("talks"));
+    train(&model, "train.jsonl", &read, &["--lr", "3e-3", "--warmup", "0.05", "--steps", &options.steps.to_string()])?;
+    train(
+        &read,
+        "chats.jsonl",
+        &talks,
+        &["--lr", "2e-3", "--warmup", "0.1", "--steps", &options.chat_steps.to_string()],
+    )?;
     let asset = root().join(ASSET);
     fs::create_dir_all(asset.parent().expect("the asset lies in a folder"))?;
-    run(espalier().arg("merge").arg(&trained).args(["--dtype", "q8_0", "--overwrite"]).arg(arg("--out", &asset)))?;
+    run(espalier().arg("merge").arg(&talks).args(["--dtype", "q8_0", "--overwrite"]).arg(arg("--out", &asset)))?;
     say(format_args!("Wrote {ASSET}"));
     Ok(())
 }
 
-const RUN: &str = "--method full --supervise all --pack --context 256 --batch-size 8 --grad-accumulation 1 --lr 3e-3 \
-                   --schedule cosine --warmup 0.05 --weight-decay 0.1 --beta2 0.99 --eval-every 250 \
-                   --checkpoint-every 100 --overwrite";
+/// Trains `model` on a file beside it and writes the new model to `out`.
+fn train(model: &Path, data: &str, out: &Path, choices: &[&str]) -> Result<()> {
+    const RUN: &str = "--method full --supervise all --pack --context 256 --batch-size 8 --grad-accumulation 1 --schedule cosine \
+                       --weight-decay 0.1 --beta2 0.99 --eval-every 250 --checkpoint-every 100 --overwrite";
+    let dir = model.parent().expect("the model lies in the folder of the data");
+    run(espalier().arg("train").arg(model).args(RUN.split_whitespace()).args(choices).args([
+        arg("--data", &dir.join(data)),
+        arg("--eval-data", &dir.join("held_out.jsonl")),
+        arg("--out", out),
+    ]))
+}
 
 fn arg(name: &str, path: &Path) -> String {
     format!("{name}={}", path.display())
@@ -62,7 +73,7 @@ fn espalier() -> std::process::Command {
     program(root().join("target/release").join(format!("espalier{}", std::env::consts::EXE_SUFFIX)))
 }
 
-/// Writes `train.jsonl` and `held_out.jsonl` into `dir` and the untrained model into `model`.
+/// Writes `train.jsonl`, `chats.jsonl` and `held_out.jsonl` into `dir` and the untrained model into `model`.
 fn prepare(dir: &Path, model: &Path) -> Result<()> {
     let books = corpora::fetch(&cache()?.join("seedling"))?;
     fs::create_dir_all(model)?;
@@ -72,7 +83,9 @@ fn prepare(dir: &Path, model: &Path) -> Result<()> {
         train.extend(rows::rows(read));
         held_out.extend(rows::rows(kept));
     }
-    for (name, rows) in [("train.jsonl", &train), ("held_out.jsonl", &held_out)] {
+    let is_chat = |row: &&Value| row.get("messages").is_some();
+    let chats: Vec<Value> = rows::small_talk_rows().into_iter().chain(train.iter().filter(is_chat).cloned()).collect();
+    for (name, rows) in [("train.jsonl", &train), ("chats.jsonl", &chats), ("held_out.jsonl", &held_out)] {
         let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
         write(dir.join(name), &lines)?;
     }
