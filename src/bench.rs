@@ -258,7 +258,7 @@ async fn step(
     let (mut matmul_share, mut host_overhead) = (None, None);
     if gpu.summary().timestamps {
         let (mut shares, mut overheads) = (vec![], vec![]);
-        for _ in 0..3 {
+        for _ in 0..options.steps.clamp(1, 3) {
             let times = trainer.profile(&batch).await?;
             let total: f64 = times.iter().map(|t| t.2).sum();
             let products: f64 = times.iter().filter(|t| is_product(&t.1)).map(|t| t.2).sum();
