@@ -243,13 +243,13 @@ async fn step(
         eval_shapes: vec![],
         accumulation: 1,
     };
-    let mut trainer = Trainer::new(gpu.clone(), &files, setup, &mut |_| {}).await?;
+    let mut trainer = Trainer::new(gpu.clone(), &files, setup, &mut |_| true).await?;
     let batch = batch(shape.0, shape.1, options.config.vocab_size);
-    trainer.step(std::slice::from_ref(&batch), 1e-4).await?;
+    trainer.step(std::slice::from_ref(&batch), 1e-4, &|| false).await?;
     let mut seconds = vec![];
     for _ in 0..options.steps.max(1) {
         let start = clock::now();
-        trainer.step(std::slice::from_ref(&batch), 1e-4).await?;
+        trainer.step(std::slice::from_ref(&batch), 1e-4, &|| false).await?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     let bytes_allocated = gpu.bytes() - before;
@@ -258,7 +258,7 @@ async fn step(
     let (mut matmul_share, mut host_overhead) = (None, None);
     if gpu.summary().timestamps {
         let (mut shares, mut overheads) = (vec![], vec![]);
-        for _ in 0..3 {
+        for _ in 0..options.steps.clamp(1, 3) {
             let times = trainer.profile(&batch).await?;
             let total: f64 = times.iter().map(|t| t.2).sum();
             let products: f64 = times.iter().filter(|t| is_product(&t.1)).map(|t| t.2).sum();

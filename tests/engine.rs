@@ -1,8 +1,12 @@
 //! The engine itself: a graph differentiated, planned and replayed on the GPU gives what the CPU reference gives, with and
-//! without gradient checkpointing.
+//! without gradient checkpointing. Natively and in a browser.
+
+mod support;
+
+use std::rc::Rc;
 
 use espalier::Result;
-use espalier::gpu::{Gpu, GpuOptions};
+use espalier::gpu::Gpu;
 use espalier::graph::reference::StepScalars;
 use espalier::graph::{Checkpointing, DType, Role, TensorId, Value};
 use espalier::ops::linear::Linear;
@@ -60,11 +64,10 @@ fn layers(checkpointing: Checkpointing) -> Result<(Graph, FxHashMap<TensorId, Va
     Ok((g, values))
 }
 
-async fn gpu_matches_reference(checkpointing: Checkpointing) -> Result<Vec<Vec<f32>>> {
-    let gpu = Gpu::open(&GpuOptions::default()).await?;
+async fn gpu_matches_reference(gpu: &Gpu, checkpointing: Checkpointing) -> Result<Vec<Vec<f32>>> {
     let (graph, values) = layers(checkpointing)?;
     let step = StepScalars::default();
-    let got = espalier::exec::run_once(&gpu, &graph, &values, &step).await?;
+    let got = espalier::exec::run_once(gpu, &graph, &values, &step).await?;
     let mut wanted = values.clone();
     graph.run_reference(&mut wanted, &step)?;
     let mut all = vec![];
@@ -81,9 +84,11 @@ async fn gpu_matches_reference(checkpointing: Checkpointing) -> Result<Vec<Vec<f
     Ok(all)
 }
 
-#[test]
-fn backward_on_gpu_matches_reference_and_checkpointing_changes_nothing() {
-    let plain = pollster::block_on(gpu_matches_reference(Checkpointing::Off)).unwrap();
-    let again = pollster::block_on(gpu_matches_reference(Checkpointing::On)).unwrap();
+async fn backward_matches_reference_and_checkpointing_changes_nothing(gpu: Rc<Gpu>) -> Result<()> {
+    let plain = gpu_matches_reference(&gpu, Checkpointing::Off).await?;
+    let again = gpu_matches_reference(&gpu, Checkpointing::On).await?;
     assert_eq!(plain, again, "recomputed activations are the same bits");
+    Ok(())
 }
+
+gpu_tests!(backward_matches_reference_and_checkpointing_changes_nothing);

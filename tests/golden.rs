@@ -69,7 +69,7 @@ async fn base_loss(
     embedding: WeightFormat,
 ) -> espalier::Result<(f64, Vec<f32>)> {
     let setup = setup(files, Method::None, format, embedding);
-    let mut model = DeviceModel::load(gpu(), files, setup, false, &mut |_| {}).await?;
+    let mut model = DeviceModel::load(gpu(), files, setup, false, &mut |_| true).await?;
     let evaluator = Evaluator::new(&mut model, &[SHAPE]).await?;
     let nll = evaluator.per_token(&model, &batch()).await?;
     Ok((nll.iter().map(|v| f64::from(*v)).sum::<f64>() / batch().supervised as f64, nll))
@@ -114,13 +114,13 @@ async fn train(linears: WeightFormat, golden_run: &str) -> espalier::Result<Opti
         eval_shapes: vec![],
         accumulation: 1,
     };
-    let mut trainer = Trainer::new(gpu(), &files, setup, &mut |_| {}).await?;
+    let mut trainer = Trainer::new(gpu(), &files, setup, &mut |_| true).await?;
     trainer.model.set_parameters("adapter", &adapter.tensors)?;
     let expected = json(golden_run);
     let losses: Vec<f64> = serde_json::from_value(expected["losses"].clone()).expect("losses");
     let mut worst = 0f64;
     for (step, wanted) in losses.iter().take(20).enumerate() {
-        let report = trainer.step(&[batch()], 1e-3).await?;
+        let report = trainer.step(&[batch()], 1e-3, &|| false).await?;
         if step == 0 {
             let norm = expected["grad_norm"].as_f64().expect("a number");
             assert!(relative(report.grad_norm, norm) < 1e-3, "norm {} {norm}", report.grad_norm);
@@ -172,9 +172,9 @@ fn gradients_at_the_trained_adapter_match_peft() {
             eval_shapes: vec![],
             accumulation: 1,
         };
-        let mut trainer = Trainer::new(gpu(), &files, setup, &mut |_| {}).await?;
+        let mut trainer = Trainer::new(gpu(), &files, setup, &mut |_| true).await?;
         trainer.model.set_parameters("adapter", &adapter.tensors)?;
-        let report = trainer.step(&[batch()], 0.0).await?;
+        let report = trainer.step(&[batch()], 0.0, &|| false).await?;
         let wanted = json("lora_qv_grad_at_final.json")["loss"].as_f64().expect("a number");
         assert!(relative(report.loss, wanted) < 1e-4, "{} {wanted}", report.loss);
         let grads = trainer.gradients().await?;
@@ -205,7 +205,7 @@ fn greedy_answers_are_those_of_transformers() {
     let Some(files) = open_folder() else { return };
     pollster::block_on(async {
         let setup = setup(&files, Method::None, WeightFormat::F32, WeightFormat::F32);
-        let mut model = DeviceModel::load(gpu(), &files, setup, false, &mut |_| {}).await?;
+        let mut model = DeviceModel::load(gpu(), &files, setup, false, &mut |_| true).await?;
         let mut generator = Generator::new(&mut model, 128).await?;
         for case in json("generate_smollm2.json").as_array().expect("cases") {
             let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).expect("ids") };

@@ -41,7 +41,7 @@ fn relative(got: &[f32], wanted: &[f32]) -> f64 {
 /// Logits of every position of a batch.
 async fn logits(gpu: &Rc<Gpu>, tiny: &Tiny, setup: ModelSetup, adapter: Option<&Adapter>) -> Result<Vec<f32>> {
     let batch = batch(&tiny.expected["batch"], 0);
-    let mut model = DeviceModel::load(gpu.clone(), &tiny.files, setup, false, &mut |_| {}).await?;
+    let mut model = DeviceModel::load(gpu.clone(), &tiny.files, setup, false, &mut |_| true).await?;
     if let Some(adapter) = adapter {
         model.set_parameters("adapter", &adapter.tensors)?;
     }
@@ -121,7 +121,7 @@ async fn run(
         accumulation: batches.len(),
     };
     let lr = expected["optimizer"]["lr"].as_f64().expect("a number") as f32;
-    let mut trainer = Trainer::new(gpu.clone(), &tiny.files, setup, &mut |_| {}).await?;
+    let mut trainer = Trainer::new(gpu.clone(), &tiny.files, setup, &mut |_| true).await?;
     if let Some(adapter) = adapter {
         trainer.model.set_parameters("adapter", &adapter.tensors)?;
     }
@@ -129,7 +129,7 @@ async fn run(
     let mut got = vec![];
     let mut created = None;
     for step in 0..norms.len() {
-        let report = trainer.step(&batches, lr).await?;
+        let report = trainer.step(&batches, lr, &|| false).await?;
         if let (0, Some(prefix)) = (step, grads) {
             for grad in trainer.gradients().await? {
                 let wanted = tiny.tensor(&format!("{prefix}.{}", grad.name));
@@ -151,7 +151,7 @@ async fn run(
         }
         assert!(created.is_none_or(|c| c == gpu.created()), "step {step} created buffers or bind groups");
     }
-    let last = trainer.evaluate(&batches).await?.loss();
+    let last = trainer.evaluate(&batches, &|| false).await?.loss();
     let wanted = *losses.last().expect("eleven losses");
     assert!(((last - wanted) / wanted).abs() < 1e-3, "{key} after the last step: {last} {wanted}");
     got.push(last);
@@ -196,7 +196,7 @@ async fn greedy_text_matches_transformers(gpu: Rc<Gpu>) -> Result<()> {
     for name in ["tied", "untied", "blocks64"] {
         let tiny = load(name)?;
         let setup = model_setup(&tiny.files, Method::None, F32);
-        let mut model = DeviceModel::load(gpu.clone(), &tiny.files, setup, false, &mut |_| {}).await?;
+        let mut model = DeviceModel::load(gpu.clone(), &tiny.files, setup, false, &mut |_| true).await?;
         let mut generator = Generator::new(&mut model, 32).await?;
         let prompt: Vec<u32> = serde_json::from_value(tiny.expected["generate"]["prompt"].clone()).expect("a prompt");
         let wanted: Vec<u32> = serde_json::from_value(tiny.expected["generate"]["tokens"].clone()).expect("tokens");
@@ -221,8 +221,8 @@ async fn allocated_bytes_are_the_planned_ones(gpu: Rc<Gpu>) -> Result<()> {
         accumulation: 1,
     };
     let before = gpu.bytes();
-    let mut trainer = Trainer::new(gpu.clone(), &tiny.files, setup, &mut |_| {}).await?;
-    trainer.step(std::slice::from_ref(&batch), 1e-3).await?;
+    let mut trainer = Trainer::new(gpu.clone(), &tiny.files, setup, &mut |_| true).await?;
+    trainer.step(std::slice::from_ref(&batch), 1e-3, &|| false).await?;
     let (allocated, planned) = ((gpu.bytes() - before) as f64, trainer.planned().total() as f64);
     assert!((allocated / planned - 1.0).abs() < 0.05, "{allocated} allocated, {planned} planned");
     Ok(())

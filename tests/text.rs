@@ -72,6 +72,43 @@ fn smollm2_gguf() -> &'static Tokenizer {
     TOKENIZER.get_or_init(|| Tokenizer::from_gguf(&smollm2_metadata()).unwrap())
 }
 
+#[test]
+fn a_folders_tokenizer_becomes_the_metadata_of_its_gguf_file() {
+    let mut metadata = Metadata::new("smollm2.gguf");
+    smollm2().to_gguf(49152, &mut metadata).unwrap();
+    for (key, value) in smollm2_metadata().iter().filter(|(key, _)| *key != "tokenizer.ggml.add_space_prefix") {
+        assert!(metadata.get(key) == Some(value), "{key}");
+    }
+    let again = Tokenizer::from_gguf(&metadata).unwrap();
+    assert_eq!(again.to_json().unwrap(), smollm2_gguf().to_json().unwrap());
+    assert_eq!(again.special(), smollm2_gguf().special());
+}
+
+#[test]
+fn rules_to_cut_text_are_recognised() {
+    for (pre, add_bos) in [("gpt-2", false), ("smollm", false), ("llama-bpe", true), ("qwen2", false), ("tekken", true)]
+    {
+        let mut metadata = smollm2_metadata();
+        metadata.insert("tokenizer.ggml.pre", pre);
+        metadata.insert("tokenizer.ggml.add_bos_token", add_bos);
+        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        let mut written = Metadata::new("again.gguf");
+        tokenizer.to_gguf(49160, &mut written).unwrap();
+        assert_eq!(written.str("tokenizer.ggml.pre").unwrap(), pre);
+        assert_eq!(written.bool("tokenizer.ggml.add_bos_token").unwrap(), add_bos);
+        assert_eq!(written.strings("tokenizer.ggml.tokens").unwrap()[49159], "[PAD49159]");
+        assert_eq!(Tokenizer::from_gguf(&written).unwrap().special(), tokenizer.special());
+    }
+}
+
+#[test]
+fn other_kinds_of_tokenizers_are_not_written_to_gguf() {
+    for (name, vocabulary) in json("text/sentencepiece.json").as_object().unwrap() {
+        let error = sentencepiece(vocabulary).to_gguf(0, &mut Metadata::new("x.gguf")).unwrap_err().to_string();
+        assert!(error.contains("byte-level BPE"), "{name}: {error}");
+    }
+}
+
 /// The tokenizer built from one of the vocabularies of `sentencepiece.json`.
 fn sentencepiece(vocabulary: &Value) -> Tokenizer {
     let mut metadata = Metadata::new("sentencepiece.gguf");

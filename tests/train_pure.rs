@@ -152,6 +152,7 @@ fn checkpoint() -> Checkpoint {
             first_eval: Some(Evaluated { step: 0, loss: 0.1 + 0.2 }),
             best_eval: Some(Evaluated { step: 5, loss: 1.0 / 3.0 }),
             evals_since_best: 1,
+            eval_due: false,
         },
         parameters: tensors(0.0),
         optimizer: OptimizerState { step: 7, moment1: tensors(1.0), moment2: tensors(2.0) },

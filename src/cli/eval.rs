@@ -69,7 +69,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut progress = Progress::new("evaluating", batches.len() as u64, Unit::Batches);
     let mut report = EvalReport::default();
     for (at, batch) in batches.iter().enumerate() {
-        let of_batch = block_on(evaluator.evaluate(&model, std::slice::from_ref(batch)))?;
+        let of_batch = block_on(evaluator.evaluate(&model, std::slice::from_ref(batch), &|| false))?;
         report.nll += of_batch.nll;
         report.tokens += of_batch.tokens;
         progress.set(at as u64 + 1, &format!("loss {:.4}", report.loss()));

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use espalier::Error;
 use espalier::export::{self, FloatType, Merged};
 use espalier::io::{Existing, write_atomically, write_folder_atomically};
 use espalier::model::ModelFiles;
 use espalier::model::weights::TensorSource;
+use espalier::quant::ggml::GgmlType;
 
 use super::Outcome;
 use super::open::{self, WithoutWeights};
@@ -18,35 +19,66 @@ use super::report::{Progress, Unit};
 
 #[derive(Args)]
 pub struct Options {
-    /// The model that the adapter was trained on: a Hugging Face folder, a .gguf file, or owner/name on the hub
+    /// The model that the adapter was trained on, or that is only to be converted: a Hugging Face folder, a .gguf file, or
+    /// owner/name on the hub
     #[arg(value_name = "MODEL")]
     model: String,
-    /// The adapter's folder
+    /// The adapter's folder; without it the model is written as it is, in another form
     #[arg(long, value_name = "DIR")]
-    adapter: PathBuf,
-    /// Where the merged model goes: a new folder, or a file whose name ends in .gguf (the model has to be GGUF, too)
+    adapter: Option<PathBuf>,
+    /// Where the model goes: a new folder, or a file whose name ends in .gguf
     #[arg(long, value_name = "DIR|FILE.gguf")]
     out: PathBuf,
     /// How the merged weights are stored. f32 keeps what was trained; f16 and bf16 take half the room and round it: a loss may
-    /// move by some thousandths
+    /// move by some thousandths. q8_0 (only .gguf) takes a quarter of the room: 8 bits a weight and a scale for every 32
     #[arg(long, value_enum, default_value = "f32")]
-    dtype: FloatType,
+    dtype: Stored,
     /// Replace what is at --out
     #[arg(long)]
     overwrite: bool,
 }
 
+/// The types of `--dtype`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl Stored {
+    /// As a type of a Hugging Face folder, which has no blocks.
+    fn float(self) -> Option<FloatType> {
+        match self {
+            Stored::F32 => Some(FloatType::F32),
+            Stored::F16 => Some(FloatType::F16),
+            Stored::Bf16 => Some(FloatType::Bf16),
+            Stored::Q8_0 => None,
+        }
+    }
+
+    fn ggml(self) -> GgmlType {
+        self.float().map_or(GgmlType::Q8_0, FloatType::ggml)
+    }
+}
+
 pub fn run(options: &Options) -> Result<Outcome> {
     let model = open::model(&options.model, WithoutWeights::Refuse, &AtomicBool::new(false))?;
-    let adapter = open::adapter(&options.adapter)?;
-    let merged = Merged::new(&model, &adapter)?;
-    let stored = options.dtype;
-    if options.out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
-        write_gguf(&options.out, &model, &merged, stored, options.overwrite)?;
+    let adapter = options.adapter.as_deref().map(open::adapter).transpose()?;
+    let merged = adapter.as_ref().map(|adapter| Merged::new(&model, adapter)).transpose()?;
+    let source = merged.as_ref().map_or(model.source(), |merged| merged as &dyn TensorSource);
+    let out = &options.out;
+    if out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
+        write_gguf(out, &model, source, options.dtype.ggml(), options.overwrite)?;
     } else {
-        write_folder(&options.out, &model, &merged, stored, options.overwrite)?;
+        let Some(stored) = options.dtype.float() else {
+            bail!("a folder cannot hold q8_0: give --out a name that ends in .gguf, or choose f32, f16 or bf16");
+        };
+        write_folder(out, &model, source, stored, options.overwrite)?;
     }
-    println!("merged model written to {}", options.out.display());
+    println!("{} written to {}", if merged.is_some() { "merged model" } else { "model" }, out.display());
     Ok(Outcome::Done)
 }
 
@@ -93,7 +125,7 @@ fn write_gguf(
     out: &Path,
     model: &ModelFiles,
     source: &dyn TensorSource,
-    stored: FloatType,
+    stored: GgmlType,
     overwrite: bool,
 ) -> Result<()> {
     if out.exists() && !overwrite {

@@ -64,6 +64,7 @@ enum Outcome {
 
 /// Runs the command that the arguments name. Exit code 0, 1 with one sentence on failure, 130 where interrupted.
 pub fn main() -> ExitCode {
+    ask_no_compositor();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -135,6 +136,17 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
+/// Mesa's layer for choosing among GPUs asks the Wayland compositor which one drives the screen. Without a session there is
+/// none to ask, which libwayland would complain about on standard error; then the layer is left out.
+fn ask_no_compositor() {
+    const SWITCH: &str = "NODEVICE_SELECT";
+    if cfg!(target_os = "linux") && ["XDG_RUNTIME_DIR", SWITCH].iter().all(|name| std::env::var_os(name).is_none()) {
+        // SAFETY: this is the first thing that the process does; there is no other thread yet that could read or write the
+        // environment at the same time.
+        unsafe { std::env::set_var(SWITCH, "1") };
+    }
+}
+
 /// A flag that Ctrl-C sets. A second Ctrl-C ends the process at once.
 fn cancel_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let cancel = Arc::new(AtomicBool::new(false));
@@ -143,7 +155,7 @@ fn cancel_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step; Ctrl-C again stops at once");
+        eprintln!("\nstopping; Ctrl-C again stops at once");
     })?;
     Ok(cancel)
 }

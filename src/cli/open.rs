@@ -86,7 +86,12 @@ pub fn adapter(path: &Path) -> Result<Adapter> {
 
 /// Opens the GPU that the user chose, or the fastest.
 pub fn gpu(adapter: Option<&str>) -> Result<Rc<Gpu>> {
-    let options = GpuOptions { adapter: adapter.map(String::from), ..GpuOptions::default() };
+    gpu_within(adapter, None)
+}
+
+/// The same, to allocate at most `budget_bytes` on it.
+pub fn gpu_within(adapter: Option<&str>, budget_bytes: Option<u64>) -> Result<Rc<Gpu>> {
+    let options = GpuOptions { adapter: adapter.map(String::from), budget_bytes, ..GpuOptions::default() };
     Ok(Rc::new(block_on(Gpu::open(&options))?))
 }
 
@@ -104,6 +109,7 @@ pub fn device_model(
     let mut show = |progress: LoadProgress| {
         bar.set_total(progress.total_bytes);
         bar.set(progress.done_bytes, "");
+        true
     };
     let model = block_on(DeviceModel::load(gpu, files, setup, false, &mut show))?;
     bar.finish();

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -62,6 +63,9 @@ pub struct Options {
     /// The GPU adapter, by part of its name or by its index in `espalier gpus` [default: the fastest]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Run")]
     gpu: Option<String>,
+    /// GPU memory to get along with, such as 6GiB [default: all there is]
+    #[arg(long, value_name = "BYTES", value_parser = plan::parse_bytes, help_heading = "Run")]
+    budget: Option<u64>,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -97,7 +101,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         prepared.check(&path.display().to_string(), checkpoint)?;
     }
 
-    let gpu = open::gpu(options.gpu.as_deref())?;
+    let gpu = open::gpu_within(options.gpu.as_deref(), options.budget)?;
     let (setup, costs) = prepared.plan(&exec::target(&gpu))?;
     eprintln!("{} on {}", files.location(), gpu.summary().name);
     eprint!("{}", plan::describe(prepared.config(), files.config(), &setup, &costs));
@@ -106,7 +110,10 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let config = prepared.config().clone();
     let total_steps = prepared.total_steps();
     let elsewhere = resumed.as_ref().filter(|(path, _)| path.parent() != Some(&folder)).map(|(_, c)| c.clone());
-    let mut run = start(gpu, &files, prepared, setup, resumed)?;
+    let Some(mut run) = start(options, gpu, &files, prepared, setup, resumed, &cancel)? else {
+        eprintln!("stopped before the first step");
+        return Ok(Outcome::Interrupted);
+    };
     if let Some((path, adapter)) = &initial {
         run.set_parameters(&path.display().to_string(), &adapter.tensors)?;
     }
@@ -203,12 +210,14 @@ fn data_sets(
 
 /// Loads the model; where the GPU has no room for it, says what would fit.
 fn start<'m>(
+    options: &Options,
     gpu: Rc<Gpu>,
     files: &'m ModelFiles,
     prepared: Prepared<'m>,
     setup: espalier::train::trainer::TrainerSetup,
     resumed: Option<(PathBuf, Checkpoint)>,
-) -> Result<Run<'m>> {
+    cancel: &AtomicBool,
+) -> Result<Option<Run<'m>>> {
     let config = prepared.config().clone();
     let target = exec::target(&gpu);
     let name = resumed.as_ref().map(|(path, _)| path.display().to_string());
@@ -217,24 +226,32 @@ fn start<'m>(
     let mut show = |progress: LoadProgress| {
         bar.set_total(progress.total_bytes);
         bar.set(progress.done_bytes, "");
+        !cancel.load(Ordering::Relaxed)
     };
     let run = block_on(prepared.start(gpu, setup, from, &mut show));
     bar.finish();
-    run.map_err(|error| match error {
-        Error::OutOfMemory(_) | Error::TooLarge { .. } => {
-            let advice = smaller(&config, files, &target).unwrap_or_default();
-            anyhow::Error::from(error).context(format!("the run does not fit on this GPU{advice}"))
+    match run {
+        Ok(run) => Ok(Some(run)),
+        Err(Error::Cancelled) => Ok(None),
+        Err(error @ (Error::OutOfMemory(_) | Error::TooLarge { .. })) => {
+            let advice = smaller(&config, files, &target, options.budget).unwrap_or_default();
+            Err(anyhow::Error::from(error).context(format!("the run does not fit on this GPU{advice}")))
         }
-        other => other.into(),
-    })
+        Err(other) => Err(other.into()),
+    }
 }
 
-/// Which changes save a good part of the memory, as the end of a sentence.
-fn smaller(config: &RunConfig, files: &ModelFiles, target: &espalier::graph::Target) -> Result<String> {
+/// Which changes make the run fit into the budget, or save a good part of the memory, as the end of a sentence.
+fn smaller(
+    config: &RunConfig,
+    files: &ModelFiles,
+    target: &espalier::graph::Target,
+    budget: Option<u64>,
+) -> Result<String> {
     let model = files.config();
     let (_, plan) = advice::plan(config, model, &Shapes::largest(config, model), target)?;
     let needed = plan.memory.total();
-    let changes = advice::advise(config, model, target, needed / 10 * 8)?;
+    let changes = advice::advise(config, model, target, budget.unwrap_or(needed / 10 * 8))?;
     let told: Vec<String> =
         changes.iter().map(|change| format!("with {} {}", change.options, bytes(change.bytes))).collect();
     Ok(format!("; it needs {}, {}", bytes(needed), told.join(", ")))

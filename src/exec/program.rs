@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::Memory;
-use crate::gpu::{Buffer, Gpu, ImageCopy, Prepared, Region, Resource};
+use crate::gpu::{Buffer, Gpu, ImageCopy, Pace, Prepared, Region, Resource};
 use crate::graph::reference::StepScalars;
 use crate::graph::{Placement, Plan, Role, Target, TensorId};
 use crate::ops::{Bind, Dispatch, Graph, LaunchContext};
 use crate::{Error, Result};
 
-/// Floating-point operations after which a command buffer is submitted: short enough for watchdogs, long enough to hide
-/// the encoding. (Software adapters do about 10^10 a second, GPUs 10^12 and more.)
-const FLOPS_PER_SUBMIT_SOFTWARE: u64 = 4_000_000_000;
+/// Floating-point operations after which a command buffer is submitted: short enough for watchdogs and for a run to stop
+/// within two seconds, long enough to hide the encoding. (Software adapters do 2 to 40 10^9 a second, GPUs 10^12 and more.)
+const FLOPS_PER_SUBMIT_SOFTWARE: u64 = 1_000_000_000;
 const FLOPS_PER_SUBMIT: u64 = 100_000_000_000;
 /// Most dispatches in one command buffer.
 const DISPATCHES_PER_SUBMIT: usize = 256;
@@ -154,22 +154,42 @@ impl Program {
 
     /// Submits every dispatch in order; those that wait for more supervised tokens than `supervised` are skipped.
     pub fn run(&self, gpu: &Gpu, supervised: u32) -> Result<()> {
-        let active: Vec<&Entry> =
-            self.entries.iter().filter(|e| e.supervised_above.is_none_or(|rows| supervised > rows)).collect();
-        let mut from = 0;
-        while from < active.len() {
-            let (mut flops, mut to) = (0, from);
-            while to < active.len()
-                && to - from < DISPATCHES_PER_SUBMIT
-                && (to == from || flops < self.flops_per_submit)
-            {
-                flops += active[to].flops;
-                to += 1;
-            }
-            gpu.submit(&[], active[from..to].iter().map(|e| &e.prepared), &[])?;
-            from = to;
+        for part in self.parts(supervised) {
+            gpu.submit(&[], part, &[])?;
         }
         Ok(())
+    }
+
+    /// [`Program::run`] at the device's pace. Errs with [`Error::Cancelled`] between two submissions when it was cancelled.
+    pub async fn run_paced(&self, gpu: &Gpu, supervised: u32, pace: &mut Pace<'_>) -> Result<()> {
+        for part in self.parts(supervised) {
+            pace.submit(gpu, part).await?;
+        }
+        Ok(())
+    }
+
+    /// The dispatches that run with so many supervised tokens.
+    fn active(&self, supervised: u32) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |e| e.supervised_above.is_none_or(|rows| supervised > rows))
+    }
+
+    /// The same, by command buffer.
+    fn parts(&self, supervised: u32) -> Vec<Vec<&Prepared>> {
+        let mut parts: Vec<Vec<&Prepared>> = vec![];
+        let mut flops = 0;
+        for entry in self.active(supervised) {
+            match parts.last_mut() {
+                Some(part) if part.len() < DISPATCHES_PER_SUBMIT && flops < self.flops_per_submit => {
+                    part.push(&entry.prepared);
+                }
+                _ => {
+                    parts.push(vec![&entry.prepared]);
+                    flops = 0;
+                }
+            }
+            flops += entry.flops;
+        }
+        parts
     }
 
     /// Number of dispatches.
@@ -184,8 +204,7 @@ impl Program {
 
     /// Time of every dispatch that runs: (node, kernel, nanoseconds, floating-point operations).
     pub async fn profile(&self, gpu: &Gpu, supervised: u32) -> Result<Vec<(usize, String, f64, u64)>> {
-        let active: Vec<&Entry> =
-            self.entries.iter().filter(|e| e.supervised_above.is_none_or(|rows| supervised > rows)).collect();
+        let active: Vec<&Entry> = self.active(supervised).collect();
         let prepared: Vec<&Prepared> = active.iter().map(|e| &e.prepared).collect();
         let times = gpu.profile(&prepared).await?;
         Ok(active.iter().zip(times).map(|(e, t)| (e.node, e.prepared.label().to_string(), t, e.flops)).collect())

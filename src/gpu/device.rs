@@ -17,6 +17,8 @@ pub struct GpuOptions {
     pub default_limits: bool,
     /// Keep bounds checks in shaders (always on in a browser).
     pub checked: bool,
+    /// Most bytes to allocate, what is read back to the host left out; as many as the device gives when absent.
+    pub budget_bytes: Option<u64>,
 }
 
 /// What the user sees of an adapter.
@@ -44,6 +46,7 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) checked: bool,
+    budget_bytes: Option<u64>,
     pub(super) counters: Arc<Counters>,
     pub(super) pipelines: RefCell<HashMap<super::dispatch::PipelineKey, Rc<super::dispatch::Pipeline>>>,
     summary: AdapterSummary,
@@ -200,6 +203,7 @@ impl Gpu {
             device,
             queue,
             checked: options.checked,
+            budget_bytes: options.budget_bytes,
             counters: Arc::default(),
             pipelines: RefCell::default(),
             summary,
@@ -257,6 +261,17 @@ impl Gpu {
             .unwrap_or_else(|e| e.into_inner())
             .get_or_insert(Failure::Lost("destroyed on request".into()));
         self.device.destroy();
+    }
+
+    /// Errs with [`Error::OutOfMemory`] where `what`, `bytes` large, does not fit into what is left of the budget.
+    pub fn check_budget(&self, what: &str, bytes: u64) -> Result<()> {
+        let used = self.bytes();
+        match self.budget_bytes {
+            Some(budget) if used.saturating_add(bytes) > budget => Err(Error::OutOfMemory(format!(
+                "{what} needs {bytes} bytes, the budget is {budget} bytes, of which {used} are in use"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes allocated now.

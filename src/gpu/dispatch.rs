@@ -221,6 +221,16 @@ impl Gpu {
         dispatches: impl IntoIterator<Item = &'a Prepared>,
         copies: &[(Region, Buffer, u64)],
     ) -> Result<()> {
+        self.submit_at(clear, dispatches, copies).map(drop)
+    }
+
+    /// [`Gpu::submit`]; its place in the queue.
+    pub(super) fn submit_at<'a>(
+        &self,
+        clear: &[Region],
+        dispatches: impl IntoIterator<Item = &'a Prepared>,
+        copies: &[(Region, Buffer, u64)],
+    ) -> Result<wgpu::SubmissionIndex> {
         self.check()?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         for r in clear {
@@ -239,12 +249,11 @@ impl Gpu {
         for (from, to, at) in copies {
             encoder.copy_buffer_to_buffer(from.buffer.raw(), from.offset, to.raw(), *at, from.bytes);
         }
-        self.queue.submit([encoder.finish()]);
-        Ok(())
+        Ok(self.queue.submit([encoder.finish()]))
     }
 
-    /// Runs each dispatch in a pass of its own between two timestamps; nanoseconds of each, in order. Errs where the
-    /// adapter has no timestamps.
+    /// Runs each dispatch in a pass of its own between two timestamps; nanoseconds of each, its copies included, in order.
+    /// Errs where the adapter has no timestamps.
     pub async fn profile(&self, dispatches: &[&Prepared]) -> Result<Vec<f64>> {
         if !self.summary().timestamps {
             return Err(crate::Error::Unsupported {
@@ -265,17 +274,21 @@ impl Gpu {
             use wgpu::BufferUsages as U;
             let resolved = self.create("timestamps", bytes, U::QUERY_RESOLVE | U::COPY_SRC)?;
             let mut encoder = self.device.create_command_encoder(&Default::default());
-            for (i, d) in chunk.iter().enumerate() {
-                d.copy(&mut encoder);
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(2 * i as u32),
-                        end_of_pass_write_index: Some(2 * i as u32 + 1),
-                    }),
-                });
-                d.record(&mut pass);
+            let pass = |beginning: Option<u32>, end: Option<u32>| wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: beginning,
+                    end_of_pass_write_index: end,
+                }),
+            };
+            for (i, d) in (0u32..).zip(chunk) {
+                let mut begin = Some(2 * i);
+                if !d.copies.is_empty() {
+                    drop(encoder.begin_compute_pass(&pass(begin.take(), None)));
+                    d.copy(&mut encoder);
+                }
+                d.record(&mut encoder.begin_compute_pass(&pass(begin, Some(2 * i + 1))));
             }
             encoder.resolve_query_set(&queries, 0..count, resolved.raw(), 0);
             self.queue.submit([encoder.finish()]);

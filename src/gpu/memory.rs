@@ -115,6 +115,7 @@ impl Gpu {
                 advice: "A smaller model, a smaller batch or a shorter context fits".into(),
             });
         }
+        self.check_budget(label, image_bytes(width.max(1), height.max(1)))?;
         use wgpu::TextureUsages as U;
         let texture = self.device.create_texture(&wgpu::TextureDescriptor {
             label: Some(label),
@@ -133,8 +134,8 @@ impl Gpu {
         Ok(Image(Rc::new(CountedImage { texture, counters: self.counters.clone() })))
     }
 
-    /// Allocates `bytes` of zeros that kernels, copies and the host can use. Errs when one buffer cannot be so large; lack
-    /// of memory is reported by [`Gpu::guarded`] or [`Gpu::check`].
+    /// Allocates `bytes` of zeros that kernels, copies and the host can use. Errs when one buffer cannot be so large or the
+    /// budget is spent; lack of memory on the device is reported by [`Gpu::guarded`] or [`Gpu::check`].
     pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {
         use wgpu::BufferUsages as U;
         self.create(label, bytes, U::STORAGE | U::COPY_SRC | U::COPY_DST)
@@ -160,6 +161,9 @@ impl Gpu {
                 available: format!("this adapter's buffers hold at most {limit}"),
                 advice: "A smaller model, a smaller batch or a shorter context fits".into(),
             });
+        }
+        if !usage.contains(wgpu::BufferUsages::MAP_READ) {
+            self.check_budget(label, size)?;
         }
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),

@@ -59,6 +59,9 @@ pub struct ModelConfig {
     pub initializer_range: f32,
 }
 
+/// More layers than any model has: a file that asks for so many was made to harm.
+const MOST_LAYERS: usize = 1 << 12;
+
 /// The linear layers of one decoder block, as (module name, where it hangs).
 pub const LINEAR_MODULES: [(&str, &str); 7] = [
     ("q_proj", "self_attn"),
@@ -207,8 +210,12 @@ impl ModelConfig {
             return bad(format!("head_dim {} is not an even number", self.head_dim));
         }
         let sizes = [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers];
+        let heads = [self.num_attention_heads, self.head_dim];
         if sizes.iter().any(|s| *s == 0 || *s > 1 << 24) || self.max_position_embeddings == 0 {
             return bad(format!("the sizes {sizes:?} (vocabulary, hidden, feed-forward, layers) make no model"));
+        }
+        if self.num_hidden_layers > MOST_LAYERS || heads.iter().any(|s| *s > 1 << 12) {
+            return bad(format!("{} layers of {heads:?} (heads, head_dim) make no model", self.num_hidden_layers));
         }
         Ok(self)
     }

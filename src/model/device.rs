@@ -109,13 +109,14 @@ const FLUSH_BYTES: u64 = 64 << 20;
 
 impl DeviceModel {
     /// Loads weights and first values of the parameters. `train` also allocates the optimizer's moments. `adapter` gives
-    /// parameters their values; without it they start as the method says.
+    /// parameters their values; without it they start as the method says. `progress` ends the loading by returning false,
+    /// which then errs with [`Error::Cancelled`] and frees what was allocated.
     pub async fn load(
         gpu: Rc<Gpu>,
         files: &ModelFiles,
         setup: ModelSetup,
         train: bool,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<DeviceModel> {
         let target = exec::target(&gpu);
         // The tensors are those of any graph of this setup.
@@ -134,7 +135,9 @@ impl DeviceModel {
                 model.gpu.flush().await?;
                 pending = 0;
             }
-            progress(LoadProgress { done_bytes: done, total_bytes });
+            if !progress(LoadProgress { done_bytes: done, total_bytes }) {
+                return Err(Error::Cancelled);
+            }
         }
         for tensor in graph.tensors.iter().filter(|t| matches!(t.role, Role::Param { .. })) {
             pending += model.load_parameter(files.source(), tensor)?;
@@ -143,7 +146,9 @@ impl DeviceModel {
                 model.gpu.flush().await?;
                 pending = 0;
             }
-            progress(LoadProgress { done_bytes: done.min(total_bytes), total_bytes });
+            if !progress(LoadProgress { done_bytes: done.min(total_bytes), total_bytes }) {
+                return Err(Error::Cancelled);
+            }
         }
         model.gpu.flush().await?;
         Ok(model)

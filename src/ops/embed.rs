@@ -78,7 +78,7 @@ impl Rule for Embed {
                 shard_rows: shard.rows.len() as u32,
             };
             let mut prelude = Prelude::default().u32("WG_SIZE", WG_SIZE).u32("WEIGHT", 3).bool("FIRST", k == 0);
-            for fragment in linear::format::one(format) {
+            for fragment in linear::format::one(format, cx.target.operands) {
                 prelude = prelude.text(fragment);
             }
             let mut d = Dispatch::new(crate::shader!("embed", ["linear_index"]), "forward")

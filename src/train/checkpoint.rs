@@ -81,6 +81,9 @@ pub struct RunState {
     pub best_eval: Option<Evaluated>,
     /// Evaluations since the best one.
     pub evals_since_best: u32,
+    /// Whether the evaluation after the last step is still to be made: the user stopped the run in its midst.
+    #[serde(default)]
+    pub eval_due: bool,
 }
 
 /// A run as it stands.

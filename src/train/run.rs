@@ -165,6 +165,7 @@ impl<'m> Prepared<'m> {
             first_eval: None,
             best_eval: None,
             evals_since_best: 0,
+            eval_due: false,
         };
         Ok(Prepared { files, config, order, eval, eval_every, prompt, rates, shapes, state })
     }
@@ -195,13 +196,14 @@ impl<'m> Prepared<'m> {
     }
 
     /// Brings the model to the GPU and makes the run ready, from the first step or from a checkpoint. Where `auto` kept the
-    /// activations and the GPU has no room for them, they are computed again instead.
+    /// activations and the GPU has no room for them, they are computed again instead. `progress` ends it by returning
+    /// false, which errs with [`Error::Cancelled`].
     pub async fn start(
         self,
         gpu: Rc<Gpu>,
         setup: TrainerSetup,
         from: Option<(&str, Checkpoint)>,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Run<'m>> {
         if let Some((file, checkpoint)) = &from {
             self.check(file, checkpoint)?;
@@ -230,10 +232,10 @@ impl<'m> Prepared<'m> {
         if let Some((file, checkpoint)) = from {
             run.trainer.restore(file, &checkpoint.parameters, &checkpoint.optimizer)?;
             run.prepared.order.resume(&checkpoint.state.position)?;
-            run.kept = Some(checkpoint.state.step);
             run.best = checkpoint.best;
             let now = run.state;
             run.state = RunState { config: now.config, total_steps: now.total_steps, ..checkpoint.state };
+            run.kept = Some(run.state.clone());
         }
         Ok(run)
     }
@@ -248,8 +250,8 @@ pub struct Run<'m> {
     best: Option<Vec<NamedTensor>>,
     last_eval: Option<Evaluated>,
     last_loss: Option<f64>,
-    /// The step of the newest checkpoint.
-    kept: Option<u64>,
+    /// What the newest checkpoint says.
+    kept: Option<RunState>,
 }
 
 impl Run<'_> {
@@ -268,34 +270,38 @@ impl Run<'_> {
         self.trainer.model.set_parameters(file, tensors)
     }
 
-    /// Trains until the run is complete, the held-out loss no longer falls, or `cancel` is set, which is looked at between
-    /// two steps and then leaves a checkpoint.
+    /// Trains until the run is complete, the held-out loss no longer falls, or `cancel` is set. That takes effect within a
+    /// few dispatches and leaves a checkpoint of the last whole step.
     ///
     /// Errs where the loss or the gradient is no longer a number, and where the GPU fails; the newest checkpoint is kept.
     pub async fn run(&mut self, host: &mut impl Host, cancel: &AtomicBool) -> Result<Summary> {
         let (mut tokens, mut seconds) = (0, 0.0);
-        if self.state.step == 0 && self.kept.is_none() {
-            let first = self.evaluate(host).await?;
-            self.state.first_eval = first;
-            self.sample(host).await?;
-        }
+        let is_cancelled = || cancel.load(Ordering::Relaxed);
+        self.state.eval_due |= self.state.step == 0 && self.kept.is_none();
         let total = self.prepared.rates.total_steps;
         let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
         let ending = loop {
             if self.is_enough() {
                 break Ending::Early;
             }
-            if self.state.step >= total {
+            if self.state.step >= total && !self.state.eval_due {
                 break Ending::Complete;
             }
-            if cancel.load(Ordering::Relaxed) {
-                if self.kept != Some(self.state.step) {
+            if is_cancelled() {
+                if self.kept.as_ref() != Some(&self.state) {
                     self.keep(host).await?;
                 }
                 break Ending::Cancelled;
             }
+            if self.state.eval_due {
+                let first = unless_cancelled(self.evaluate(host, &is_cancelled).await)?;
+                if self.state.step == 0 && first.is_some() {
+                    self.sample(host, &is_cancelled).await?;
+                }
+                continue;
+            }
             let begun = clock::now();
-            let mut metrics = self.step().await?;
+            let Some(mut metrics) = unless_cancelled(self.step(&is_cancelled).await)? else { continue };
             let elapsed = begun.elapsed().as_secs_f64().max(1e-9);
             metrics.tokens_per_s = metrics.tokens as f64 / elapsed;
             tokens += metrics.tokens;
@@ -303,13 +309,14 @@ impl Run<'_> {
             let step = self.state.step;
             let last = step == total;
             if last || every(self.prepared.eval_every, step) {
-                let evaluated = self.evaluate(host).await?;
+                self.state.eval_due = true;
+                let evaluated = unless_cancelled(self.evaluate(host, &is_cancelled).await)?.flatten();
                 metrics.eval_loss = evaluated.map(|e| e.loss);
                 metrics.perplexity = evaluated.map(|e| e.loss.exp());
             }
             host.event(Event::Step { metrics: &metrics, total_steps: total })?;
             if last || self.prepared.prompt.as_ref().is_some_and(|prompt| every(prompt.every, step)) {
-                self.sample(host).await?;
+                self.sample(host, &is_cancelled).await?;
             }
             let checkpoints = self.prepared.config.checkpoint_every;
             if every(checkpoints, step) || (checkpoints > 0 && (last || self.is_enough())) {
@@ -344,14 +351,20 @@ impl Run<'_> {
         patience > 0 && self.state.evals_since_best >= patience
     }
 
-    /// Makes one optimizer step; how long it took is for the caller to fill in.
-    async fn step(&mut self) -> Result<StepMetrics> {
+    /// Makes one optimizer step, or none where it is cancelled; how long it took is for the caller to fill in.
+    async fn step(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<StepMetrics> {
         let lr = self.prepared.rates.at(self.state.step);
         let step = self.prepared.order.next_step();
-        let report = self.trainer.step(&step.batches, lr as f32).await.map_err(|error| match error {
+        let report = self.trainer.step(&step.batches, lr as f32, is_cancelled).await;
+        if let Err(Error::Cancelled) = report {
+            self.prepared.order.resume(&self.state.position)?;
+        }
+        let report = report.map_err(|error| match error {
             Error::NonFinite { step, what, .. } => {
-                let kept = match self.kept {
-                    Some(kept) => format!("the checkpoint of step {kept} is kept; a lower learning rate may help"),
+                let kept = match &self.kept {
+                    Some(kept) => {
+                        format!("the checkpoint of step {} is kept; a lower learning rate may help", kept.step)
+                    }
                     None => "no checkpoint had been written; a lower learning rate may help".into(),
                 };
                 Error::NonFinite { step, what, kept }
@@ -379,12 +392,17 @@ impl Run<'_> {
     }
 
     /// Evaluates the held-out data, if there is any, and keeps the parameters where that is wanted and they are the best yet.
-    async fn evaluate(&mut self, host: &mut impl Host) -> Result<Option<Evaluated>> {
+    async fn evaluate(&mut self, host: &mut impl Host, is_cancelled: &dyn Fn() -> bool) -> Result<Option<Evaluated>> {
         if self.prepared.eval.is_empty() {
+            self.state.eval_due = false;
             return Ok(None);
         }
-        let loss = self.trainer.evaluate(&self.prepared.eval).await?.loss();
+        let loss = self.trainer.evaluate(&self.prepared.eval, is_cancelled).await?.loss();
+        self.state.eval_due = false;
         let evaluated = Evaluated { step: self.state.step, loss };
+        if evaluated.step == 0 {
+            self.state.first_eval = Some(evaluated);
+        }
         let is_best = self.state.best_eval.is_none_or(|best| loss < best.loss);
         if is_best {
             self.state.best_eval = Some(evaluated);
@@ -400,13 +418,17 @@ impl Run<'_> {
         Ok(Some(evaluated))
     }
 
-    /// Answers the fixed prompt, if there is one.
-    async fn sample(&mut self, host: &mut impl Host) -> Result<()> {
+    /// Answers the fixed prompt, if there is one; an answer that is cancelled is not told.
+    async fn sample(&mut self, host: &mut impl Host, is_cancelled: &dyn Fn() -> bool) -> Result<()> {
         let (Some(generator), Some(prompt)) = (&mut self.generator, &self.prepared.prompt) else { return Ok(()) };
         let tokenizer = self.prepared.files.tokenizer()?;
         let sampling = Sampling { max_new_tokens: SAMPLE_TOKENS, ..Sampling::default() };
         let stop = tokenizer.eos_ids();
-        let answer = generator.generate(&self.trainer.model, &prompt.tokens, &sampling, stop, |_| true).await?;
+        let answer =
+            generator.generate(&self.trainer.model, &prompt.tokens, &sampling, stop, |_| !is_cancelled()).await?;
+        if is_cancelled() {
+            return Ok(());
+        }
         let text = tokenizer.decode(&answer, true)?;
         host.event(Event::Sample { step: self.state.step, text: text.trim() })
     }
@@ -419,7 +441,16 @@ impl Run<'_> {
             best: self.best.clone(),
         };
         host.keep(&checkpoint).await?;
-        self.kept = Some(self.state.step);
+        self.kept = Some(checkpoint.state);
         host.event(Event::Checkpoint { step: self.state.step })
+    }
+}
+
+/// Nothing where the user stopped it.
+fn unless_cancelled<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Cancelled) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::data::Batch;
 use crate::exec::{self, ParamLayout, Program};
-use crate::gpu::{Buffer, Gpu, Region};
+use crate::gpu::{Buffer, Gpu, Pace, Region};
 use crate::graph::reference::StepScalars;
 use crate::graph::{Category, Checkpointing, MemoryTable, Role, Target};
 use crate::model::decoder::input;
@@ -15,6 +15,7 @@ use crate::ops::ArenaKind;
 use crate::ops::adamw::{self, AdamW, metric};
 use crate::ops::launch::METRICS;
 use crate::peft::NamedTensor;
+use crate::platform::yield_now;
 use crate::{Error, Result};
 
 /// Shape of a micro-batch: rows and tokens of a row.
@@ -163,21 +164,30 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Loads the model and compiles every graph of the run.
+    /// Loads the model and compiles every graph of the run. Errs with [`Error::Cancelled`] when `progress` returns false.
     pub async fn new(
         gpu: Rc<Gpu>,
         files: &ModelFiles,
         setup: TrainerSetup,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Trainer> {
         let target = exec::target(&gpu);
         let (train, eval) = plan_all(&setup, &target)?;
         let planned = table_of(train.values(), eval.values(), &setup, &target)?;
-        let mut model = DeviceModel::load(gpu, files, setup.model.clone(), true, progress).await?;
+        gpu.check_budget("the run", planned.total())?;
+        let mut loaded = None;
+        let mut note = |now| {
+            loaded = Some(now);
+            progress(now)
+        };
+        let mut model = DeviceModel::load(gpu, files, setup.model.clone(), true, &mut note).await?;
         model.reserve(train.values().chain(eval.values())).await?;
         let mut ready = [BTreeMap::new(), BTreeMap::new()];
         for (kind, plans) in [train, eval].into_iter().enumerate() {
             for (shape, planned) in plans {
+                if loaded.is_some_and(|now| !progress(now)) {
+                    return Err(Error::Cancelled);
+                }
                 ready[kind].insert(shape, model.ready(&planned).await?);
             }
         }
@@ -214,8 +224,15 @@ impl Trainer {
     }
 
     /// One optimizer step: gradients of all micro-batches, averaged over their supervised tokens, clipped, applied with
-    /// AdamW at learning rate `lr`. Errs when the loss or the gradient is not finite.
-    pub async fn step(&mut self, micro_batches: &[Batch], lr: f32) -> Result<StepReport> {
+    /// AdamW at learning rate `lr`. Errs when the loss or the gradient is not finite, and with [`Error::Cancelled`] when
+    /// `is_cancelled`, asked every few dispatches until the update, says so: parameters and moments are then those of
+    /// before.
+    pub async fn step(
+        &mut self,
+        micro_batches: &[Batch],
+        lr: f32,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<StepReport> {
         let gpu = self.model.gpu.clone();
         let supervised: u64 = micro_batches.iter().map(|b| b.supervised as u64).sum();
         let t = self.step + 1;
@@ -229,6 +246,7 @@ impl Trainer {
             max_grad_norm: self.setup.max_grad_norm,
             ..Default::default()
         };
+        let mut pace = Pace::new(is_cancelled);
         gpu.submit(&self.clear, [], &[])?;
         let mut at = 4 * METRICS as u64;
         for (k, batch) in micro_batches.iter().enumerate() {
@@ -237,12 +255,14 @@ impl Trainer {
             scalars.supervised = batch.supervised as u32;
             scalars.dropout_seed = dropout_seed(self.setup.model.seed, t, k as u64);
             ready.program.write_step(&gpu, &self.model.memory, &scalars);
-            ready.program.run(&gpu, scalars.supervised)?;
+            ready.program.run_paced(&gpu, scalars.supervised, &mut pace).await?;
             let nll = ready.nll.clone().ok_or_else(|| Error::shape("step", "the graph has no loss"))?;
             let bytes = nll.bytes;
             gpu.submit(&[], [], &[(nll, self.readback.clone(), at)])?;
             at += bytes;
+            yield_now().await;
         }
+        pace.check()?;
         self.optimizer.run(&gpu, 0)?;
         let metrics = self.model.memory.arena(ArenaKind::Metrics)[0].region();
         gpu.submit(&[], [], &[(metrics, self.readback.clone(), 0)])?;
@@ -260,15 +280,9 @@ impl Trainer {
         Ok(StepReport { loss, grad_norm, tokens, supervised })
     }
 
-    /// Loss over batches, the parameters left as they are.
-    pub async fn evaluate(&mut self, batches: &[Batch]) -> Result<EvalReport> {
-        let mut report = EvalReport::default();
-        for batch in batches {
-            let ready = pick(&self.eval, batch)?;
-            report.nll += evaluate_batch(&self.model, ready, &self.readback, batch).await?;
-            report.tokens += batch.supervised as u64;
-        }
-        Ok(report)
+    /// Loss over batches, the parameters left as they are. Errs with [`Error::Cancelled`] when `is_cancelled` says so.
+    pub async fn evaluate(&mut self, batches: &[Batch], is_cancelled: &dyn Fn() -> bool) -> Result<EvalReport> {
+        evaluate(&self.model, &self.eval, &self.readback, batches, is_cancelled).await
     }
 
     /// Adam's moments and step.
@@ -333,35 +347,55 @@ impl Evaluator {
         Ok(Evaluator { eval, readback })
     }
 
-    /// Loss over batches.
-    pub async fn evaluate(&self, model: &DeviceModel, batches: &[Batch]) -> Result<EvalReport> {
-        let mut report = EvalReport::default();
-        for batch in batches {
-            report.nll += evaluate_batch(model, pick(&self.eval, batch)?, &self.readback, batch).await?;
-            report.tokens += batch.supervised as u64;
-        }
-        Ok(report)
+    /// Loss over batches. Errs with [`Error::Cancelled`] when `is_cancelled` says so.
+    pub async fn evaluate(
+        &self,
+        model: &DeviceModel,
+        batches: &[Batch],
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<EvalReport> {
+        evaluate(model, &self.eval, &self.readback, batches, is_cancelled).await
     }
 
     /// Negative log-likelihood of every token of one batch, `[N]`, 0 where nothing is predicted.
     pub async fn per_token(&self, model: &DeviceModel, batch: &Batch) -> Result<Vec<f32>> {
-        run_evaluation(model, pick(&self.eval, batch)?, &self.readback, batch).await
+        losses(model, pick(&self.eval, batch)?, &self.readback, batch, &mut Pace::new(&|| false)).await
     }
 }
 
-async fn run_evaluation(model: &DeviceModel, ready: &Ready, readback: &Buffer, batch: &Batch) -> Result<Vec<f32>> {
+async fn evaluate(
+    model: &DeviceModel,
+    eval: &BTreeMap<Shape, Ready>,
+    readback: &Buffer,
+    batches: &[Batch],
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<EvalReport> {
+    let mut report = EvalReport::default();
+    let mut pace = Pace::new(is_cancelled);
+    for batch in batches {
+        let losses = losses(model, pick(eval, batch)?, readback, batch, &mut pace).await?;
+        report.nll += losses.iter().map(|v| f64::from(*v)).sum::<f64>();
+        report.tokens += batch.supervised as u64;
+    }
+    Ok(report)
+}
+
+/// `[N]`, of one batch.
+async fn losses(
+    model: &DeviceModel,
+    ready: &Ready,
+    readback: &Buffer,
+    batch: &Batch,
+    pace: &mut Pace<'_>,
+) -> Result<Vec<f32>> {
     write_batch(&model.gpu, &ready.program, batch)?;
     let scalars = StepScalars { supervised: batch.supervised as u32, loss_scale: 1.0, ..Default::default() };
     ready.program.write_step(&model.gpu, &model.memory, &scalars);
-    ready.program.run(&model.gpu, scalars.supervised)?;
+    ready.program.run_paced(&model.gpu, scalars.supervised, pace).await?;
     let nll = ready.nll.clone().ok_or_else(|| Error::shape("evaluate", "the graph has no loss"))?;
     let bytes = nll.bytes;
     model.gpu.submit(&[], [], &[(nll, readback.clone(), 0)])?;
     Ok(bytemuck::pod_collect_to_vec(&model.gpu.read_mapped(readback, bytes).await?))
-}
-
-async fn evaluate_batch(model: &DeviceModel, ready: &Ready, readback: &Buffer, batch: &Batch) -> Result<f64> {
-    Ok(run_evaluation(model, ready, readback, batch).await?.iter().map(|v| f64::from(*v)).sum())
 }
 
 fn pick<'r>(ready: &'r BTreeMap<Shape, Ready>, batch: &Batch) -> Result<&'r Ready> {

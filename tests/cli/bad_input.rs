@@ -179,6 +179,26 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
 }
 
 #[test]
+fn a_run_beyond_its_budget_is_refused_with_what_would_fit() {
+    let work = Workplace::new();
+    let (model, data, out) = (work.model("tied"), work.tokens("data.jsonl", 4), work.path("run"));
+    let arguments = ["train", &model, "--data", &data, "--out", &out, "--batch-size", "8", "--budget", "400KiB"];
+    let told = espalier(&arguments).sentence();
+    assert!(told.starts_with("the run does not fit on this GPU; it needs "), "{told}");
+    assert!(told.contains("--batch-size 1") && told.contains("the budget is 409600 bytes"), "{told}");
+    assert!(!work.exists("run"));
+}
+
+#[test]
+fn nothing_but_the_command_speaks_on_standard_error() {
+    let mut gpus = command(&["gpus"]);
+    gpus.env_remove("XDG_RUNTIME_DIR").env_remove("NODEVICE_SELECT");
+    let finished = finish(gpus);
+    assert_eq!(finished.stderr(), "");
+    finished.ok();
+}
+
+#[test]
 fn without_an_adapter_it_says_what_to_install() {
     let work = Workplace::new();
     let mut train = command(&["train", &work.model("tied"), "--data", &work.tokens("d.jsonl", 4), "--out", "x"]);

@@ -101,6 +101,32 @@ fn folder_and_gguf_are_the_same_model_before_and_after_merging() {
 }
 
 #[test]
+fn a_folder_becomes_a_gguf_file() {
+    let work = Workplace::new();
+    let (data, folder) = (work.tokens("data.jsonl", 6), work.model("blocks64"));
+    let loss = |model: &str| eval(&[model, "--data", &data, "--weights", "f32"]);
+    let (plain, adapter) = (loss(&folder), work.model("blocks64/lora"));
+    let out = |name: &str, more: &[&str]| {
+        let out = work.path(name);
+        espalier(&[&["merge", &folder, "--out", &out], more].concat()).ok();
+        out
+    };
+    assert_close(loss(&out("f32.gguf", &[])), plain, 1e-6, "f32");
+    // Half a step of 1 / 127 of the largest of 32 weights, on average a quarter of a percent of each.
+    let q8_0 = out("q8_0.gguf", &["--dtype", "q8_0"]);
+    assert_close(loss(&q8_0), plain, 1e-2, "q8_0");
+    assert!(loss(&q8_0) != plain);
+    let reader = espalier::io::GgufReader::open(Box::new(FileSource::open(&q8_0).unwrap())).unwrap();
+    assert_eq!(reader.get("blk.0.ffn_down.weight").unwrap().ggml_type, GgmlType::Q8_0);
+    assert_eq!(reader.get("blk.0.ffn_norm.weight").unwrap().ggml_type, GgmlType::F32);
+    assert_eq!(reader.metadata().u32("general.file_type").unwrap(), 7);
+    let tuned = eval(&[&folder, "--adapter", &adapter, "--data", &data, "--weights", "f32"]);
+    assert_close(loss(&out("tuned.gguf", &["--adapter", &adapter])), tuned, 1e-4, "merged");
+    let told = espalier(&["merge", &folder, "--out", &work.path("folder"), "--dtype", "q8_0"]).sentence();
+    assert!(told.contains(".gguf") && !work.exists("folder"), "{told}");
+}
+
+#[test]
 fn metadata_of_the_gguf_is_kept() {
     let work = Workplace::new();
     let (gguf, out) = (work.path("tied.gguf"), work.path("merged.gguf"));

@@ -2,6 +2,7 @@
 
 mod demo;
 mod process;
+mod seedling;
 mod smollm2;
 mod suite;
 mod tools;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Fine-tune SmolLM2-135M-Instruct on a small data set, and compare it before and after
     Demo(demo::Options),
+    /// Make the small model that the web page holds, from nothing
+    Seedling(seedling::Options),
     /// Check the format, lint, build the documentation, and run every test natively and in a browser
     Test(suite::Options),
 }
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Seedling(options) => seedling::make(&options).map(|()| true),
         Command::Test(options) => suite::run(&options),
     };
     match outcome {

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// How a token may be used (`tokenizer.ggml.token_type`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum TokenType {
-    Normal,
+    Normal = 1,
     Unknown,
     Control,
     UserDefined,
@@ -187,6 +187,18 @@ fn byte_level_bpe(metadata: &Metadata, vocab: &Vocab) -> Result<(Inner, Defaults
         .build()
         .map_err(|e| malformed(e.to_string()))?;
 
+    let mut inner = Inner::new(model);
+    if rules.nfc {
+        inner.with_normalizer(Some(NFC)).map_err(cannot("set the normalizer"))?;
+    }
+    inner.with_pre_tokenizer(Some(pre_tokenizer(rules)?));
+    inner.with_decoder(Some(ByteLevel::new(true, true, true)));
+    // llama.cpp falls back to token 11 as bos and eos, which is Falcon's; for any other vocabulary none is better.
+    Ok((inner, Defaults { add_bos: rules.add_bos, ..Defaults::default() }))
+}
+
+/// The rules as a step of the `tokenizers` crate: cuts, then bytes as printable characters.
+pub(super) fn pre_tokenizer(rules: &pre::PreTokenizer) -> Result<Sequence> {
     let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
     for pattern in rules.splits {
         let pattern = SplitPattern::Regex(pattern.to_string());
@@ -194,14 +206,7 @@ fn byte_level_bpe(metadata: &Metadata, vocab: &Vocab) -> Result<(Inner, Defaults
         steps.push(split.map_err(cannot("compile a pre-tokenizer"))?.into());
     }
     steps.push(ByteLevel::new(false, true, false).into());
-    let mut inner = Inner::new(model);
-    if rules.nfc {
-        inner.with_normalizer(Some(NFC)).map_err(cannot("set the normalizer"))?;
-    }
-    inner.with_pre_tokenizer(Some(Sequence::new(steps)));
-    inner.with_decoder(Some(ByteLevel::new(true, true, true)));
-    // llama.cpp falls back to token 11 as bos and eos, which is Falcon's; for any other vocabulary none is better.
-    Ok((inner, Defaults { add_bos: rules.add_bos, ..Defaults::default() }))
+    Ok(Sequence::new(steps))
 }
 
 /// What `add_special` puts around a text.

@@ -6,6 +6,7 @@ mod pre;
 mod sentencepiece;
 mod special;
 mod stream;
+mod to_gguf;
 
 use std::ops::Range;
 use std::sync::OnceLock;

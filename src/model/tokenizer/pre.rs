@@ -38,7 +38,7 @@ const BAILING: &str =
 const BASE: PreTokenizer = PreTokenizer { names: &[], splits: &[], ignore_merges: false, add_bos: false, nfc: false };
 
 #[rustfmt::skip]
-const TABLE: &[PreTokenizer] = &[
+pub(super) const TABLE: &[PreTokenizer] = &[
     PreTokenizer { names: &["default"], splits: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"], ..BASE },
     PreTokenizer { names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
         splits: &[LLAMA3], ignore_merges: true, add_bos: true, ..BASE },

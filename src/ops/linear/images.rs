@@ -70,7 +70,7 @@ fn decode(
     /// Units a thread decodes: starting a workgroup costs about as much as one of them.
     const UNITS: u32 = 16;
     const WG_SIZE: u32 = 8;
-    let Some((fragments, unit_parts)) = format::unit(format) else {
+    let Some((fragments, unit_parts)) = format::unit(format, cx.target.operands) else {
         return Ok(Matrix { bind: parts[0], access: Access::Read, first: rows.start * cols, stride: cols });
     };
     let unit = 4 * unit_parts as usize;

@@ -180,7 +180,7 @@ impl Product {
                 let four = whole(b.first, in_features);
                 heavy |= !four;
                 match b.access {
-                    Access::Read => fragments.extend(format::four(WeightFormat::F32, four)),
+                    Access::Read => fragments.extend(format::four(WeightFormat::F32, four, target.operands)),
                     // Only the sums over tokens come in pieces of a buffer.
                     _ if four => fragments.push(fragment!("b_f32_written")),
                     _ => fragments.extend([fragment!("b_scalar"), fragment!("weight_f32_written")]),
@@ -191,7 +191,7 @@ impl Product {
             Right::Weight { format, parts } => {
                 let four = in_features.is_multiple_of(4);
                 heavy |= !four || *format != WeightFormat::F32;
-                fragments.extend(format::four(*format, four));
+                fragments.extend(format::four(*format, four, target.operands));
                 bindings.extend(parts.iter().map(|&part| (Access::Read, part)));
             }
         }

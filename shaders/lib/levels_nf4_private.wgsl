@@ -1,0 +1,12 @@
+// The same levels as an array of the thread's own. SwiftShader, which writes each selection of the tree as three instructions,
+// decodes half as fast again with it; llvmpipe slower.
+var<private> levels: array<f32, 16> = array<f32, 16>(
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+);
+
+fn level_of(code: u32) -> f32 {
+    return levels[code & 15u];
+}
