@@ -1,7 +1,9 @@
 //! `cargo xtask`: what a newcomer and the continuous integration run. Each command does its own set-up and says what it does.
 
 mod demo;
+mod page;
 mod process;
+mod serve;
 mod smollm2;
 mod suite;
 mod tools;
@@ -21,6 +23,10 @@ struct Arguments {
 enum Command {
     /// Fine-tune SmolLM2-135M-Instruct on a small data set, and compare it before and after
     Demo(demo::Options),
+    /// Build the page, and serve it on localhost
+    Serve(serve::Options),
+    /// Build the page, and say how large it is
+    Page(page::Options),
     /// Check the format, lint, build the documentation, and run every test natively and in a browser
     Test(suite::Options),
 }
@@ -28,6 +34,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Serve(options) => serve::run(&options),
+        Command::Page(options) => page::run_command(&options),
         Command::Test(options) => suite::run(&options),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! What the tests and the demonstration need beside cargo: looked for first, installed where we can, else a sentence on what to install.
+//! What the page, the tests and the demonstration need beside cargo: looked for first, installed where we can, else a sentence on what to install.
 
 use crate::process::{cargo, on_path, output_of, program, root, run, say};
 use crate::smollm2::cache;
@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 pub const WASM: &str = "wasm32-unknown-unknown";
 
+/// Versions of what Cargo.lock does not name.
+const TRUNK: &str = "0.21.14";
+const BINARYEN: &str = "132.0.0";
+
 /// rustfmt, clippy and the standard library for WebAssembly.
 pub fn rust_components() -> Result<()> {
     for component in ["rustfmt", "clippy"] {
@@ -16,6 +20,11 @@ pub fn rust_components() -> Result<()> {
             rustup(&["component", "add", component])?;
         }
     }
+    wasm_target()
+}
+
+/// The standard library for WebAssembly.
+pub fn wasm_target() -> Result<()> {
     let libraries = output_of(program("rustc").args(["--print", "target-libdir", "--target", WASM]));
     if !libraries.is_some_and(|dir| Path::new(dir.trim()).is_dir()) {
         rustup(&["target", "add", WASM])?;
@@ -35,20 +44,58 @@ fn rustup(arguments: &[&str]) -> Result<()> {
 
 /// The test runner of wasm-bindgen-cli, at the version in Cargo.lock: any other refuses the code that the library generated.
 pub fn wasm_bindgen_test_runner() -> Result<PathBuf> {
-    let version = locked_version("wasm-bindgen")?;
-    let name = "wasm-bindgen-test-runner";
+    cargo_tool("wasm-bindgen-cli", "wasm-bindgen-test-runner", &locked_version("wasm-bindgen")?)
+}
+
+/// wasm-bindgen, of the same version.
+pub fn wasm_bindgen() -> Result<PathBuf> {
+    cargo_tool("wasm-bindgen-cli", "wasm-bindgen", &locked_version("wasm-bindgen")?)
+}
+
+/// The program that builds the page from `index.html`.
+pub fn trunk() -> Result<PathBuf> {
+    cargo_tool("trunk", "trunk", TRUNK)
+}
+
+/// `name` of the crate `package`: from the PATH where it has this version, else from the cache, where it is installed once.
+fn cargo_tool(package: &str, name: &str, version: &str) -> Result<PathBuf> {
     if let Some(path) = on_path(name)
         && output_of(program(&path).arg("--version")).is_some_and(|v| v.split_whitespace().any(|word| word == version))
     {
         return Ok(path);
     }
-    let home = cache()?.join("tools").join(format!("wasm-bindgen-cli-{version}"));
+    let home = cache()?.join("tools").join(format!("{package}-{version}"));
     let path = home.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !path.exists() {
-        say(format_args!("Installing wasm-bindgen-cli {version} into {} (once)", home.display()));
-        run(cargo().args(["install", "--locked", "--version", &version, "wasm-bindgen-cli", "--root"]).arg(&home))?;
+        say(format_args!("Installing {package} {version} into {} (once)", home.display()));
+        run(cargo().args(["install", "--locked", "--version", version, package, "--root"]).arg(&home))?;
     }
     Ok(path)
+}
+
+/// wasm-opt of binaryen's npm package: that of the distributions is often too old for what today's compiler writes.
+pub fn wasm_opt() -> Result<PathBuf> {
+    let home = cache()?.join("tools").join(format!("binaryen-{BINARYEN}"));
+    let path = home.join("node_modules").join(".bin").join(if cfg!(windows) { "wasm-opt.cmd" } else { "wasm-opt" });
+    if !path.exists() {
+        let npm = npm().context("wasm-opt comes with npm")?;
+        say(format_args!("Installing wasm-opt (binaryen {BINARYEN}) into {} (once)", home.display()));
+        fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+        let mut install = program(npm);
+        install.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]).arg(&home);
+        run(install.arg(format!("binaryen@{BINARYEN}")))?;
+    }
+    Ok(path)
+}
+
+/// The package manager of Node.js.
+pub fn npm() -> Result<PathBuf> {
+    let find = || on_path("npm").or_else(|| on_path("npm.cmd"));
+    if let Some(path) = find() {
+        return Ok(path);
+    }
+    apt_install(&["npm"], "Node.js with npm")?;
+    find().context("npm was installed, but is not on the PATH")
 }
 
 fn locked_version(package: &str) -> Result<String> {
