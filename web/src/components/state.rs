@@ -19,7 +19,7 @@ use crate::protocol::{
 };
 
 /// The script that starts the worker.
-const WORKER: &str = "/worker.js";
+const WORKER: &str = "./worker_loader.js";
 /// How long choices may still change before their cost is asked for.
 const SETTLE: Duration = Duration::from_millis(150);
 /// A worker that breaks down this often is not started again.
