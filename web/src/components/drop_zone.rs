@@ -1,5 +1,7 @@
 //! A place to drop files on, which is also a button that chooses them.
 
+use leptos::attr::Attribute;
+use leptos::attr::custom::custom_attribute;
 use leptos::ev;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -54,13 +56,18 @@ pub fn DropZone(
                     view! {
                         <label class="file-button">
                             <span>{label}</span>
-                            <input type="file" id=format!("{id}-folder") webkitdirectory=true multiple=true on:change=chosen />
+                            <input type="file" id=format!("{id}-folder") multiple=true {..whole_folder()} on:change=chosen />
                         </label>
                     }
                 })}
             <p class="hint" id=format!("{id}-hint")>{hint}</p>
         </div>
     }
+}
+
+/// The attribute by which an input takes a folder; browsers agree on it, standards do not have it.
+fn whole_folder() -> impl Attribute {
+    custom_attribute("webkitdirectory", "")
 }
 
 fn list(files: Option<FileList>) -> Vec<File> {

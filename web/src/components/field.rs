@@ -63,7 +63,7 @@ pub fn Number(
     #[prop(into)] value: Signal<Option<f64>>,
     #[prop(optional, into)] auto: Signal<Option<f64>>,
     #[prop(optional)] open: bool,
-    set: impl Fn(Option<f64>) + Copy + 'static,
+    set: impl Fn(Option<f64>) + Copy + Send + Sync + 'static,
 ) -> impl IntoView {
     let node = NodeRef::<Input>::new();
     let shown = move || value.get().or_else(|| auto.get());

@@ -460,7 +460,7 @@ fn Difference() -> impl IntoView {
                     <button
                         type="button"
                         id="compare-next"
-                        disabled=move || impossible() || example + 1 >= examples
+                        disabled=move || { impossible() || example + 1 >= examples }
                         on:click=move |_| compare(example + 1)
                     >
                         "Next"
