@@ -1,7 +1,9 @@
 //! `cargo xtask`: what a newcomer and the continuous integration run. Each command does its own set-up and says what it does.
 
 mod demo;
+mod hub;
 mod page;
+mod page_tests;
 mod process;
 mod serve;
 mod smollm2;
@@ -27,6 +29,8 @@ enum Command {
     Serve(serve::Options),
     /// Build the page, and say how large it is
     Page(page::Options),
+    /// Compare the time of a training step in the page with that of the native build, on the same adapter
+    BenchWeb(page_tests::BenchOptions),
     /// Check the format, lint, build the documentation, and run every test natively and in a browser
     Test(suite::Options),
 }
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Serve(options) => serve::run(&options),
         Command::Page(options) => page::run_command(&options),
+        Command::BenchWeb(options) => page_tests::bench(&options),
         Command::Test(options) => suite::run(&options),
     };
     match outcome {

@@ -128,6 +128,37 @@ pub fn chromedriver() -> Result<PathBuf> {
         .context("Chromium was installed, but there is no chromedriver on the PATH: set CHROMEDRIVER to where it lies")
 }
 
+/// A Chromium, for tests that bring their own driver.
+pub fn chromium() -> Result<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let find =
+        || std::env::var_os("CHROMIUM").map(PathBuf::from).or_else(|| names.iter().find_map(|name| on_path(name)));
+    if let Some(path) = find() {
+        return Ok(path);
+    }
+    let package = if distribution().contains("ubuntu") { "chromium-browser" } else { "chromium" };
+    apt_install(&[package], "Chromium (or Chrome), and set CHROMIUM to where it lies")?;
+    find().context("Chromium was installed, but is not on the PATH: set CHROMIUM to where it lies")
+}
+
+/// The manifest of the Vulkan driver that Chromium brings for machines without a GPU: with it, a native program sees the adapter
+/// that the browser sees. It is written into the cache, as that of Chromium names the driver by a relative path.
+pub fn swiftshader() -> Result<Option<PathBuf>> {
+    let chromium = chromium()?;
+    let beside = fs::canonicalize(&chromium).ok().and_then(|path| path.parent().map(Path::to_path_buf));
+    let dirs = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"].map(PathBuf::from);
+    let mut libraries = beside.into_iter().chain(dirs).map(|dir| dir.join("libvk_swiftshader.so"));
+    let Some(library) = libraries.find(|path| path.is_file()) else { return Ok(None) };
+    let manifest = cache()?.join("swiftshader.json");
+    let text = serde_json::json!({
+        "file_format_version": "1.0.0",
+        "ICD": { "library_path": library, "api_version": "1.0.5" },
+    });
+    fs::create_dir_all(cache()?).context("cannot create the cache")?;
+    fs::write(&manifest, text.to_string()).with_context(|| format!("cannot write {}", manifest.display()))?;
+    Ok(Some(manifest))
+}
+
 /// A Vulkan driver on Linux; macOS and Windows bring their own Metal and Direct3D 12.
 pub fn gpu_driver() -> Result<()> {
     if !cfg!(target_os = "linux") || has_vulkan_driver() {
