@@ -204,7 +204,9 @@ pub enum Event {
     /// Training has ended.
     Finished(Finished),
     /// All adapters at hand; the first place is the oldest.
-    Adapters(Vec<Adapter>),
+    Adapters {
+        adapters: Vec<Adapter>,
+    },
     /// A piece of the answer to `turn`.
     Token {
         turn: u32,

@@ -79,7 +79,7 @@ impl State {
                 self.live.say("Training goes on.");
             }
             Event::Finished(finished) => self.run_has_ended(finished),
-            Event::Adapters(adapters) => {
+            Event::Adapters { adapters } => {
                 let newest = adapters.last().map(|adapter| adapter.id);
                 let known = |id: &u32| adapters.iter().any(|adapter| adapter.id == *id);
                 if adapters.len() > self.adapters.with_untracked(Vec::len)
@@ -233,6 +233,11 @@ impl State {
                 }
             });
             self.idle(Work::Open);
+        }
+        if failure.kind == FailureKind::Data && self.data.with_untracked(Option::is_none) {
+            // What could not be read is not tried again with the next model.
+            self.source.set(None);
+            self.line.update_value(|line| line.source = None);
         }
         self.planning.set(false);
         self.live.say(failure.message.clone());
