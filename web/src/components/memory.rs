@@ -22,7 +22,9 @@ fn words(category: Category) -> (&'static str, &'static str, &'static str) {
 #[component]
 pub fn Memory(parts: Vec<(Category, u64)>, total: u64, #[prop(into)] capacity: Option<(u64, bool)>) -> impl IntoView {
     let all = total.max(1) as f64;
-    let scale = capacity.map_or(all, |(bytes, _)| all.max(bytes as f64));
+    // A bar of which next to nothing is filled would show nothing: then it is the parts among each other.
+    let room = capacity.map(|(bytes, _)| bytes as f64).filter(|&room| room < 4.0 * all);
+    let scale = room.map_or(all, |room| all.max(room));
     let width = move |bytes: u64| format!("{:.2}%", bytes as f64 / scale * 100.0);
     let parts: Vec<_> = parts.into_iter().filter(|part| part.1 > 0).collect();
     let pieces = parts.clone();

@@ -23,7 +23,7 @@ fn Bar(progress: Progress) -> impl IntoView {
     let state = State::here();
     let known = progress.total > 0;
     let share = if known { progress.done as f64 / progress.total as f64 } else { 0.0 };
-    let cancellable = !matches!(progress.work, Work::Open);
+    let cancellable = !matches!(progress.work, Work::Open | Work::Train);
     let what = progress.what.clone();
     view! {
         <div class="bar" data-test="progress">

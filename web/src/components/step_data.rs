@@ -49,7 +49,7 @@ pub fn StepData() -> impl IntoView {
                 <Own />
             </section>
         </fieldset>
-        <Bars kinds=&[Work::Encode] />
+        <Bars kinds=&[Work::Download, Work::Load, Work::Encode] />
         <Preview />
     }
 }
@@ -278,7 +278,7 @@ fn Encoded(data: Data) -> impl IntoView {
                         <button
                             type="button"
                             id="example-next"
-                            disabled=move || place.get() + 1 >= shown
+                            disabled=move || { place.get() + 1 >= shown }
                             on:click=move |_| place.update(|i| *i += 1)
                         >
                             "Next"

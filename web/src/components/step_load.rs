@@ -4,7 +4,7 @@ use leptos::prelude::*;
 
 use super::drop_zone::{DropZone, blobs};
 use super::field::{Line, Number, Range, Tick, Words};
-use super::numbers::{bytes, count, duration};
+use super::numbers::{bytes, count};
 use super::progress::Bars;
 use super::remedy::NoGpuPanel;
 use super::run_view::Phase;
@@ -239,6 +239,7 @@ pub fn load(state: State, model: ModelChoice) {
 fn Models() -> impl IntoView {
     let state = State::here();
     let busy = move || state.is_at(Work::Download) || state.is_at(Work::Load) || state.run.phase.get().is_live();
+    let none_yet = move || state.model.with(Option::is_none);
     let draft = state.draft;
     let keep = Words {
         label: "Keep a copy in this browser",
@@ -272,7 +273,7 @@ fn Models() -> impl IntoView {
                 <h4>"Seedling"</h4>
                 <p>"A tiny model that comes with this page. It writes simple English and learns in seconds, on any device."</p>
                 <p class="figure">"2 MB, no download"</p>
-                <button type="button" class="main" id="load-seedling" disabled=busy on:click=move |_| load(state, ModelChoice::Seedling)>
+                <button type="button" class:main=none_yet id="load-seedling" disabled=busy on:click=move |_| load(state, ModelChoice::Seedling)>
                     "Load Seedling"
                 </button>
             </article>
@@ -280,7 +281,7 @@ fn Models() -> impl IntoView {
                 <h4>"SmolLM2 135M Instruct"</h4>
                 <p>"A small model that can chat. A laptop with a GPU trains it in minutes."</p>
                 <p class="figure">"93 MB, from this page's own server"</p>
-                <button type="button" class="main" id="load-served" disabled=busy on:click=move |_| load(state, ModelChoice::Served)>
+                <button type="button" class:main=none_yet id="load-served" disabled=busy on:click=move |_| load(state, ModelChoice::Served)>
                     "Load SmolLM2"
                 </button>
             </article>
@@ -289,7 +290,7 @@ fn Models() -> impl IntoView {
                 <Line id="hub-id" words=hub_words value=draft.hub_id placeholder="HuggingFaceTB/SmolLM2-360M-Instruct" />
                 <button
                     type="button"
-                    class="main"
+                    class:main=none_yet
                     id="hub-load"
                     disabled=move || busy() || no_id()
                     on:click=move |_| load(state, hub())
@@ -348,9 +349,4 @@ fn StoredModels() -> impl IntoView {
             }
         })
     }
-}
-
-/// Seconds in words, where they are known.
-pub fn seconds(seconds: Option<f64>) -> String {
-    seconds.map_or("not known yet".to_string(), duration)
 }

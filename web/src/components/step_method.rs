@@ -326,7 +326,7 @@ fn Cost() -> impl IntoView {
             {move || wrong().map(|why| view! { <p class="advice" id="choice-error">{why}</p> })}
             {move || state.plan.get().map(|plan| view! { <PlanView plan /> })}
             {move || state.plan.with(Option::is_none).then(missing).flatten().map(|text| view! { <p class="hint">{text}</p> })}
-            <Bars kinds=&[Work::Trial, Work::Probe] />
+            <Bars kinds=&[Work::Download, Work::Load, Work::Encode, Work::Trial, Work::Probe] />
             <p class="buttons">
                 <button
                     type="button"

@@ -18,7 +18,7 @@ pub fn StepTrain() -> impl IntoView {
             <h3 id="run-title">"The run"</h3>
             <Ready />
             <Controls />
-            <Bars kinds=&[Work::Train] />
+            <Bars kinds=&[Work::Download, Work::Load, Work::Encode, Work::Train] />
             <Position />
             <Outcome />
         </section>
@@ -51,17 +51,17 @@ fn Ready() -> impl IntoView {
             .into_any(),
             None => {
                 let total = state.plan.with(|plan| plan.as_ref().map(|p| (p.steps, p.total_bytes)));
-                total
-                    .map(|(steps, total)| {
-                        view! {
-                            <p>
-                                {count(steps)} " steps. It will take at most "
-                                <strong data-bytes=total id="predicted-bytes">{bytes(total)}</strong>
-                                " of GPU memory."
-                            </p>
-                        }
-                    })
-                    .into_any()
+                let soon = total.is_none().then(|| view! { <p class="hint">"What it costs is being worked out…"</p> });
+                let words = total.map(|(steps, total)| {
+                    view! {
+                        <p>
+                            {count(steps)} " steps. It will take at most "
+                            <strong data-bytes=total id="predicted-bytes">{bytes(total)}</strong>
+                            " of GPU memory."
+                        </p>
+                    }
+                });
+                (soon, words).into_any()
             }
         };
         Some(view)
