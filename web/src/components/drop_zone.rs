@@ -7,6 +7,8 @@ use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use web_sys::{File, FileList, HtmlInputElement};
 
+use super::dropped::Dropped;
+
 /// Takes files by drop, click or keyboard. `folder` offers a second input for a whole folder.
 #[component]
 pub fn DropZone(
@@ -31,10 +33,13 @@ pub fn DropZone(
     let dropped = move |event: ev::DragEvent| {
         event.prevent_default();
         over.set(false);
-        let files = list(event.data_transfer().and_then(|data| data.files()));
-        if !files.is_empty() {
-            take(files);
-        }
+        let Some(dropped) = event.data_transfer().map(|data| Dropped::of(&data)) else { return };
+        leptos::task::spawn_local(async move {
+            let files = dropped.files().await;
+            if !files.is_empty() {
+                take(files);
+            }
+        });
     };
     view! {
         <div

@@ -3,7 +3,13 @@
 pub mod app;
 pub mod chart;
 pub mod choices;
+pub mod conversation;
+pub mod cost;
+pub mod counts;
+pub mod difference;
+pub mod draft;
 pub mod drop_zone;
+pub mod dropped;
 pub mod failure;
 pub mod faults;
 pub mod field;

@@ -1,17 +1,17 @@
-//! Step 5: base beside tuned, a conversation with both, and the difference token by token.
+//! Step 5: what was trained, and base beside tuned. The conversation and the figures have files of their own.
 
 use espalier::generate::Sampling;
 use leptos::prelude::*;
 
+use super::conversation::Conversation;
+use super::difference::Difference;
 use super::drop_zone::{DropZone, blobs};
 use super::field::{Number, Range, Words};
-use super::numbers::{count, duration, plain, short};
+use super::numbers::{count, duration, short};
 use super::progress::Bars;
 use super::state::State;
 use super::steps::Step;
-use super::talk::Exchange;
-use super::tokens::visible;
-use crate::protocol::{Adapter, Command, Comparison, Side, Turn, Work};
+use crate::protocol::{Adapter, Command, Side, Turn, Work};
 
 /// The step.
 #[component]
@@ -52,12 +52,13 @@ pub fn StepCompare() -> impl IntoView {
 }
 
 /// The adapter that is chosen.
-fn chosen(state: State) -> Option<Adapter> {
+pub fn chosen(state: State) -> Option<Adapter> {
     let id = state.draft.adapter.get()?;
     state.adapters.with(|adapters| adapters.iter().find(|a| a.id == id).cloned())
 }
 
-fn sampling(state: State) -> Sampling {
+/// How answers are drawn.
+pub fn sampling(state: State) -> Sampling {
     let draft = state.draft;
     Sampling {
         max_new_tokens: draft.max_new_tokens.get_untracked(),
@@ -224,7 +225,7 @@ fn Drawing() -> impl IntoView {
 }
 
 /// Whether a question can be asked now.
-fn can_ask(state: State) -> bool {
+pub fn can_ask(state: State) -> bool {
     state.model.with(Option::is_some) && state.talk.answering.get().is_none() && !state.run.phase.get().is_live()
 }
 
@@ -310,8 +311,9 @@ fn Drawn(done: (u32, f64)) -> impl IntoView {
     view! { <p class="hint">{format!("{tokens} tokens in {}, {} a second", duration(seconds), short(rate))}</p> }
 }
 
+/// Ends the answer, and forgets the questions in line.
 #[component]
-fn Halt(id: &'static str) -> impl IntoView {
+pub fn Halt(id: &'static str) -> impl IntoView {
     let state = State::here();
     let halt = move |_| {
         state.talk.clear_line();
@@ -321,249 +323,5 @@ fn Halt(id: &'static str) -> impl IntoView {
         <button type="button" id=id disabled=move || state.talk.answering.get().is_none() on:click=halt>
             "Halt"
         </button>
-    }
-}
-
-#[component]
-fn Conversation() -> impl IntoView {
-    let state = State::here();
-    let (draft, talk) = (state.draft, state.talk);
-    let say = move |()| {
-        let prompt = draft.message.get_untracked();
-        let turn = talk.new_turn();
-        let adapter = untrack(|| chosen(state)).filter(|_| !draft.base_answers.get_untracked());
-        let strength = draft.strength.get_untracked();
-        let (side, who) = match &adapter {
-            Some(adapter) => {
-                (Side::Adapter(adapter.id), format!("{}, strength {}", adapter.name, plain(f64::from(strength))))
-            }
-            None => (Side::Base, "Base model".to_string()),
-        };
-        let said = |role: &str, content: String| Turn { role: role.to_string(), content };
-        let mut messages = vec![];
-        for exchange in talk.exchanges.get_untracked() {
-            messages.push(said("user", exchange.prompt));
-            messages.push(said("assistant", untrack(|| talk.text(exchange.turn))));
-        }
-        messages.push(said("user", prompt.clone()));
-        talk.exchanges.update(|exchanges| exchanges.push(Exchange { turn, prompt, who, side, strength }));
-        draft.message.set(String::new());
-        if let Some(question) = talk.ask([Command::Ask { turn, messages, sampling: sampling(state), side, strength }]) {
-            state.send(question);
-        }
-    };
-    let exchange = move |exchange: Exchange| {
-        let turn = exchange.turn;
-        view! {
-            <li data-test="exchange">
-                <span class="turn-who">"You"</span>
-                <p class="prompt">{exchange.prompt}</p>
-                <span class="turn-who" data-test="who">{exchange.who}</span>
-                <p class="answer" data-test="reply">{move || talk.text(turn)}</p>
-            </li>
-        }
-    };
-    let who = move |id: &'static str, title: &'static str, base: bool| {
-        view! {
-            <label class="radio">
-                <input
-                    type="radio"
-                    name="who"
-                    id=id
-                    prop:checked=move || draft.base_answers.get() == base
-                    on:change=move |_| draft.base_answers.set(base)
-                />
-                <span>{title}</span>
-            </label>
-        }
-    };
-    view! {
-        <p class="hint">"Change the adapter, its strength or who answers between turns: each turn says who it was."</p>
-        <ol class="exchanges" id="exchanges">
-            {move || talk.exchanges.get().into_iter().map(exchange).collect_view()}
-        </ol>
-        <form
-            on:submit=move |event| {
-                event.prevent_default();
-                if untrack(|| can_ask(state)) && !draft.message.with_untracked(|m| m.trim().is_empty()) {
-                    say(());
-                }
-            }
-        >
-            <fieldset class="plain radios">
-                <legend>"Who answers next"</legend>
-                {who("who-adapter", "With the adapter", false)}
-                {who("who-base", "The base model", true)}
-            </fieldset>
-            <div class="field">
-                <div class="field-head">
-                    <label for="message">"Your turn"</label>
-                </div>
-                <input
-                    type="text"
-                    id="message"
-                    autocomplete="off"
-                    prop:value=move || draft.message.get()
-                    on:input=move |event| draft.message.set(event_target_value(&event))
-                />
-            </div>
-            <p class="buttons">
-                <button
-                    type="submit"
-                    class="main"
-                    id="say"
-                    disabled=move || !can_ask(state) || draft.message.with(|m| m.trim().is_empty())
-                >
-                    "Send"
-                </button>
-                <Halt id="halt-talk" />
-                <button
-                    type="button"
-                    id="new-conversation"
-                    disabled=move || talk.answering.get().is_some()
-                    on:click=move |_| talk.exchanges.set(vec![])
-                >
-                    "Begin anew"
-                </button>
-            </p>
-        </form>
-    }
-}
-
-#[component]
-fn Difference() -> impl IntoView {
-    let state = State::here();
-    let place = RwSignal::new(0usize);
-    let compare = move |example: usize| {
-        place.set(example);
-        if let Some(adapter) = state.draft.adapter.get_untracked() {
-            state.send(Command::Compare { adapter, example });
-        }
-    };
-    let busy = move || state.is_at(Work::Compare) || state.run.phase.get().is_live();
-    let impossible = move || busy() || chosen(state).is_none() || state.data.with(Option::is_none);
-    let shown = move || {
-        state.comparison.get().map(|comparison| {
-            let (example, examples) = (comparison.example, comparison.examples);
-            view! {
-                <ComparisonView comparison />
-                <p class="buttons">
-                    <button
-                        type="button"
-                        id="compare-before"
-                        disabled=move || impossible() || example == 0
-                        on:click=move |_| compare(example.saturating_sub(1))
-                    >
-                        "Before"
-                    </button>
-                    <span>{format!("Example {} of {examples}", example + 1)}</span>
-                    <button
-                        type="button"
-                        id="compare-next"
-                        disabled=move || { impossible() || example + 1 >= examples }
-                        on:click=move |_| compare(example + 1)
-                    >
-                        "Next"
-                    </button>
-                </p>
-            }
-        })
-    };
-    view! {
-        <p>"How surprised each of them is by the examples that were kept aside: less is better."</p>
-        <p class="buttons">
-            <button type="button" id="compare" disabled=impossible on:click=move |_| compare(place.get_untracked())>
-                "Compare on the data"
-            </button>
-        </p>
-        <Bars kinds=&[Work::Compare] />
-        {shown}
-    }
-}
-
-/// How much a token's loss changed, in five classes; its sign is written, too.
-fn change(base: f32, tuned: f32) -> &'static str {
-    match tuned - base {
-        d if d < -1.0 => "much-better",
-        d if d < -0.1 => "better",
-        d if d > 1.0 => "much-worse",
-        d if d > 0.1 => "worse",
-        _ => "same",
-    }
-}
-
-fn signed(change: f32) -> String {
-    format!("{}{:.2}", if change < 0.0 { "−" } else { "+" }, change.abs())
-}
-
-#[component]
-fn ComparisonView(comparison: Comparison) -> impl IntoView {
-    let on = if comparison.held_out { "on the held-out data" } else { "on the training data, as none is held out" };
-    let (base, tuned) = (comparison.base, comparison.tuned);
-    let token = |(token, losses): &(crate::protocol::Token, Option<(f32, f32)>)| {
-        let text = visible(&token.text);
-        match losses {
-            None => view! { <span class="token read-only">{text}</span> }.into_any(),
-            Some((before, after)) => {
-                let title = format!("{} nats: {before:.2} before, {after:.2} after", signed(after - before));
-                view! {
-                    <span class=format!("token change {}", change(*before, *after)) title=title>
-                        {text}
-                    </span>
-                }
-                .into_any()
-            }
-        }
-    };
-    let row = |(token, losses): &(crate::protocol::Token, Option<(f32, f32)>)| {
-        let text = visible(&token.text);
-        losses.map(|(before, after)| {
-            view! {
-                <tr>
-                    <th scope="row">
-                        <code>{text}</code>
-                    </th>
-                    <td>{format!("{before:.3}")}</td>
-                    <td>{format!("{after:.3}")}</td>
-                    <td>{signed(after - before)}</td>
-                </tr>
-            }
-        })
-    };
-    let tokens = comparison.detail.iter().map(token).collect_view();
-    let rows = comparison.detail.iter().filter_map(row).collect_view();
-    view! {
-        <dl class="facts figures" id="comparison">
-            <dt>"Before"</dt>
-            <dd id="compare-base" data-loss=base>{format!("{base:.4}")} " nats a token"</dd>
-            <dt>"After"</dt>
-            <dd id="compare-tuned" data-loss=tuned>{format!("{tuned:.4}")} " nats a token"</dd>
-            <dt>"Over"</dt>
-            <dd>{count(comparison.tokens)} " tokens " {on}</dd>
-        </dl>
-        <h4>"Token by token"</h4>
-        <p class="hint">
-            <span class="token change much-better">"Solid underline"</span> " is less surprised after training, "
-            <span class="token change much-worse">"wavy underline"</span> " more; dimmed is only read. Point at a token for its numbers."
-        </p>
-        <div class="example" id="token-differences" tabindex="0" role="region" aria-label="Differences, token by token">
-            <p class="tokens">{tokens}</p>
-        </div>
-        <details>
-            <summary>"As a table"</summary>
-            <div class="scroll" tabindex="0" role="region" aria-label="Table of differences">
-                <table>
-                    <thead>
-                        <tr>
-                            <th scope="col">"Token"</th>
-                            <th scope="col">"Before"</th>
-                            <th scope="col">"After"</th>
-                            <th scope="col">"Change"</th>
-                        </tr>
-                    </thead>
-                    <tbody>{rows}</tbody>
-                </table>
-            </div>
-        </details>
     }
 }

@@ -12,8 +12,8 @@ use super::numbers::bytes;
 use super::progress::Bars;
 use super::save;
 use super::state::State;
-use super::step_compare::AdapterSelect;
-use crate::protocol::{Adapter, Command, Export, Failure, FailureKind, StoredRun, Work};
+use super::step_compare::{AdapterSelect, chosen};
+use crate::protocol::{Command, Export, Failure, FailureKind, StoredRun, Work};
 use crate::share::{Shared, to_fragment};
 
 /// The step.
@@ -60,11 +60,6 @@ fn FileRow(
             </button>
         </li>
     }
-}
-
-fn chosen(state: State) -> Option<Adapter> {
-    let id = state.draft.adapter.get()?;
-    state.adapters.with(|adapters| adapters.iter().find(|a| a.id == id).cloned())
 }
 
 #[component]

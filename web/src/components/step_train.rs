@@ -6,7 +6,7 @@ use super::chart::{Chart, Series};
 use super::numbers::{bytes, count, duration, percent};
 use super::progress::Bars;
 use super::run_view::Phase;
-use super::state::State;
+use super::state::{Gpu, State};
 use super::steps::Step;
 use crate::protocol::{Command, Ending, Work};
 
@@ -70,6 +70,9 @@ fn Ready() -> impl IntoView {
 
 /// Why training may not start, and where that can be changed.
 fn obstacle(state: State) -> Option<(String, Step, &'static str)> {
+    if matches!(state.gpu.get(), Gpu::Missing(_)) {
+        return Some(("This browser gives no GPU to this page.".to_string(), Step::Load, "What to do"));
+    }
     if state.model.with(Option::is_none) {
         return Some(("There is no model yet.".to_string(), Step::Load, "Load a model"));
     }
