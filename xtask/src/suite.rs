@@ -48,6 +48,7 @@ pub fn run(options: &Options) -> Result<bool> {
     suite.command("tests", &mut native_tests(options, model.as_deref()));
     if let Some(browser) = browser {
         suite.command("tests in the browser", &mut browser.tests(options)?);
+        suite.command("tests of the page's parts", &mut browser.page_tests(options));
     }
     if let Some(tools) = page_tools {
         suite.step("page", |_| page::build(Path::new(page_tests::DIST)).map(|()| true));
@@ -116,10 +117,22 @@ impl Browser {
 
     fn tests(&self, options: &Options) -> Result<Command> {
         let mut tests = browser_cargo("test")?;
+        self.set_up(&mut tests, options);
+        Ok(tests)
+    }
+
+    /// What of the page can be tested without a page.
+    fn page_tests(&self, options: &Options) -> Command {
+        let mut tests = page_cargo("test");
+        tests.arg("--lib");
+        self.set_up(&mut tests, options);
+        tests
+    }
+
+    fn set_up(&self, tests: &mut Command, options: &Options) {
         tests.args(&options.filter);
         tests.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &self.runner).env("CHROMEDRIVER", &self.driver);
         tests.env("WASM_BINDGEN_TEST_TIMEOUT", "1200");
-        Ok(tests)
     }
 }
 

@@ -137,7 +137,7 @@ pub fn Chart(
     view! {
         <figure class="chart">
             <figcaption>
-                <span class="chart-title">{title} <small>{unit}</small></span>
+                <span class="chart-title">{title} " " <small>{unit}</small></span>
                 <ul class="chart-legend" node_ref=legend>{entries.collect_view()}</ul>
             </figcaption>
             <canvas

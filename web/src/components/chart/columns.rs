@@ -73,3 +73,47 @@ impl Columns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const X: Scale = Scale { lo: 0.0, hi: 999.0, log: false };
+
+    #[test]
+    fn points_added_later_give_what_all_at_once_give() {
+        let points: Vec<_> = (0..1000).map(|i| (f64::from(i), f64::from((i * 7919) % 101))).collect();
+        for smoothing in [0.0, 0.9] {
+            let (mut once, mut bit_by_bit) = (Columns::default(), Columns::default());
+            once.update(&points, X, 100, smoothing);
+            for end in (0..=points.len()).step_by(37).chain([points.len()]) {
+                bit_by_bit.update(&points[..end], X, 100, smoothing);
+            }
+            assert_eq!(once.iter().collect::<Vec<_>>(), bit_by_bit.iter().collect::<Vec<_>>());
+            assert_eq!(once.range(false), bit_by_bit.range(false));
+        }
+    }
+
+    #[test]
+    fn one_value_that_stands_out_is_kept() {
+        let mut points: Vec<_> = (0..1000).map(|i| (f64::from(i), 1.0)).collect();
+        points[503].1 = 50.0;
+        points[700].1 = f64::NAN;
+        let mut columns = Columns::default();
+        columns.update(&points, X, 20, 0.0);
+        assert_eq!(columns.iter().filter(|(_, column)| column.max == 50.0).count(), 1);
+        assert_eq!(columns.range(false), Some((1.0, 50.0)));
+        columns.update(&points[..10], X, 20, 0.0);
+        assert_eq!(columns.range(false), Some((1.0, 1.0)));
+    }
+
+    #[test]
+    fn a_logarithmic_axis_leaves_out_what_it_has_no_place_for() {
+        let mut columns = Columns::default();
+        columns.update(&[(0.0, -1.0), (1.0, 0.0)], X, 10, 0.0);
+        assert_eq!(columns.range(true), None);
+        columns.update(&[(0.0, -1.0), (1.0, 0.0), (2.0, 0.5)], X, 10, 0.0);
+        assert_eq!(columns.range(true), Some((0.5, 0.5)));
+    }
+}

@@ -111,3 +111,44 @@ fn trim(text: &str) -> String {
     let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
     exponent.map_or_else(|| digits.to_string(), |exponent| format!("{digits}e{exponent}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let scale = Scale::over_values(0.13, 5.9, false);
+        assert_eq!((scale.lo, scale.hi), (0.0, 6.0));
+        assert_eq!(scale.ticks(3), [0.0, 2.0, 4.0, 6.0]);
+        let log = Scale::over_values(3e-5, 0.4, true);
+        assert!(log.log && log.lo <= 3e-5 && log.hi >= 0.4);
+        assert!(log.ticks(5).iter().all(|tick| (log.lo * 0.999..=log.hi * 1.001).contains(tick)));
+        assert!((2..=7).contains(&log.ticks(5).len()));
+    }
+
+    #[test]
+    fn an_axis_holds_values_that_are_all_the_same_or_missing() {
+        for (min, max) in [(0.0, 0.0), (2e-4, 2e-4), (-3.0, -3.0), (f64::NAN, f64::NAN), (f64::INFINITY, 0.0)] {
+            let scale = Scale::over_values(min, max, false);
+            assert!(scale.hi > scale.lo, "{min} {max}");
+            assert!(!scale.ticks(4).is_empty());
+        }
+        assert!(!Scale::over_values(0.0, 1.0, true).log);
+    }
+
+    #[test]
+    fn most_new_steps_leave_the_axis_as_it_is() {
+        let ends: Vec<f64> = (1..10_000).map(|last| Scale::over_steps(1.0, f64::from(last)).hi).collect();
+        assert!(ends.iter().zip(1..).all(|(&end, last)| end >= f64::from(last)));
+        let moves = ends.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!(moves < 150, "{moves}");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [0.0, 2e-4, 0.5, 2.3456789, 120.0, 12_345.0, 3.2e9, -0.25].map(number);
+        assert_eq!(shown, ["0", "2e-4", "0.5", "2.346", "120", "12345", "3.2e9", "-0.25"]);
+    }
+}

@@ -98,3 +98,39 @@ pub fn csv(series: &[Named], unit: &str) -> String {
     }
     lines.join("\r\n") + "\r\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const TRAINING: &[(f64, f64)] = &[(1.0, 5.0), (2.0, 4.5), (3.0, 4.75)];
+    const HELD_OUT: &[(f64, f64)] = &[(2.0, 4.25)];
+    const SERIES: [Named; 2] = [("training", TRAINING), ("held out", HELD_OUT)];
+
+    #[test]
+    fn a_row_has_a_cell_for_each_series() {
+        assert_eq!(rows(&SERIES), [["1", "5", ""], ["2", "4.5", "4.25"], ["3", "4.75", ""]]);
+        assert_eq!(
+            csv(&SERIES, "nats"),
+            "step,\"training (nats)\",\"held out (nats)\"\r\n1,5,\r\n2,4.5,4.25\r\n3,4.75,\r\n"
+        );
+    }
+
+    #[test]
+    fn a_long_table_keeps_its_ends() {
+        let points: Vec<_> = (1..=10_000).map(|step| (f64::from(step), 1.0)).collect();
+        let rows = rows(&[("training", &points)]);
+        assert_eq!(rows.len(), MAX_ROWS);
+        assert_eq!((&rows[0][0][..], &rows[MAX_ROWS - 1][0][..]), ("1", "10000"));
+    }
+
+    #[test]
+    fn words_say_the_newest_value_and_the_extremes() {
+        assert_eq!(readout(&SERIES, "nats", 3.0), "Step 3: training 4.75, held out 4.25 nats");
+        assert_eq!(readout(&SERIES, "", 1.0), "Step 1: training 5");
+        let words = summary(&SERIES, "nats");
+        assert!(words.contains("now 4.75, lowest 4.5 at step 2, highest 5 at step 1 (nats)"), "{words}");
+        assert_eq!(summary(&[("training", &[])], "nats"), "No values yet.");
+    }
+}
