@@ -1,9 +1,9 @@
 // Keyboard, screen readers, small windows, light and dark.
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import AxeBuilder from "@axe-core/playwright";
 import { expect, test, type Page } from "@playwright/test";
-import { screenshots } from "./environment.ts";
+import { draw, screenshots } from "./environment.ts";
 import { STEPS, ended, go, open, prepare, start } from "./page.ts";
 
 /** A page on which every step has something to show. */
@@ -23,7 +23,7 @@ async function trained(page: Page): Promise<void> {
 test("each step is accessible and fits 360 px, in light and dark", async ({ page }) => {
   test.setTimeout(300_000);
   await trained(page);
-  if (screenshots) mkdirSync(screenshots, { recursive: true });
+  if (draw) mkdirSync(screenshots, { recursive: true });
   for (const colorScheme of ["light", "dark"] as const) {
     await page.emulateMedia({ colorScheme });
     for (const step of STEPS) {
@@ -34,7 +34,9 @@ test("each step is accessible and fits 360 px, in light and dark", async ({ page
       const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
       const found = serious.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target} ${node.failureSummary}`).join("; ")}`);
       expect(found, `${step}, ${colorScheme}`).toEqual([]);
-      if (screenshots) await page.screenshot({ path: join(screenshots, `${step}-${colorScheme}.png`), fullPage: true });
+      const picture = join(screenshots, `${step}-${colorScheme}.png`);
+      if (draw) await page.screenshot({ path: picture, fullPage: true });
+      expect(existsSync(picture), `${picture}: made with ESPALIER_SCREENSHOTS=1 cargo xtask test accessible`).toBe(true);
     }
   }
   await page.setViewportSize({ width: 360, height: 740 });
@@ -95,9 +97,10 @@ test("all six steps work by keyboard alone", async ({ page }) => {
   const chart = page.locator(".chart canvas").first();
   await tabTo(page, ".chart canvas >> nth=0");
   await page.keyboard.press("Home");
-  await expect(chart).toHaveAttribute("aria-valuetext", /^Step 1: /);
+  // The held-out loss before the first step.
+  await expect(chart).toHaveAttribute("aria-valuetext", /^Step 0: held out/);
   await page.keyboard.press("ArrowRight");
-  await expect(chart).toHaveAttribute("aria-valuetext", /^Step 2: /);
+  await expect(chart).toHaveAttribute("aria-valuetext", /^Step 1: training/);
   await press(page, "#step-compare");
   await tabTo(page, "#prompt");
   await page.keyboard.insertText("Hello");

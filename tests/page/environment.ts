@@ -1,4 +1,5 @@
 // What `cargo xtask test` tells the tests: where the servers are, and the files and programs they need.
+import { fileURLToPath } from "node:url";
 
 function required(name: string): string {
   const value = process.env[name];
@@ -20,7 +21,8 @@ export const swiftshader = process.env.ESPALIER_VK_DRIVER_FILES ?? "";
 export const dist = required("ESPALIER_DIST");
 /** SmolLM2 as GGUF; empty where it is not there. */
 export const smollm2 = process.env.ESPALIER_SMOLLM2_GGUF ?? "";
-/** Where pictures of the page are written; empty for nowhere. */
-export const screenshots = process.env.ESPALIER_SCREENSHOTS ?? "";
+/** Where the pictures of the page are, and whether they are to be made anew. */
+export const screenshots = fileURLToPath(new URL("../../docs/screenshots", import.meta.url));
+export const draw = Boolean(process.env.ESPALIER_SCREENSHOTS);
 /** The file of the page's own model. */
 export const seedling = `${dist}/assets/seedling.gguf`;

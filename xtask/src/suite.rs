@@ -17,6 +17,9 @@ pub struct Options {
     /// Only the format, the lints, and the native tests that need no downloaded model
     #[arg(long)]
     quick: bool,
+    /// Only the tests of the page, on what `cargo xtask page` left
+    #[arg(long, conflicts_with = "quick")]
+    page: bool,
     /// Run only the tests whose names contain this, and nothing else
     filter: Option<String>,
 }
@@ -24,6 +27,10 @@ pub struct Options {
 /// True where everything passed.
 pub fn run(options: &Options) -> Result<bool> {
     let mut suite = Suite::new();
+    if options.page {
+        suite.test_page_only(options);
+        return suite.finish();
+    }
     suite.step("set-up: Rust", |_| tools::rust_components().map(|()| true));
     suite.step("set-up: GPU driver", |_| tools::gpu_driver().map(|()| true));
     let mut model = None;
@@ -188,6 +195,14 @@ impl Suite {
                 }
             })
         });
+    }
+
+    /// The page's tests without a build of the page.
+    fn test_page_only(&mut self, options: &Options) {
+        let mut model = None;
+        self.optional("set-up: SmolLM2", || smollm2::gguf().map(|path| model = Some(path)));
+        self.command("set-up: native program", cargo().args(["build", "--bin", "espalier"]));
+        self.step("tests of the page", |suite| suite.test_page(&page_tests::Tools::find()?, model.as_deref(), options));
     }
 
     /// The page's tests, which Playwright runs and counts.
