@@ -182,3 +182,56 @@ async fn break_off(State(hub): State<Arc<Hub>>, request: Request, next: Next) ->
 fn not_found() -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "error": "Repository or file not found" }))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::Server;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    /// Head and body of an answer; the body ends where the connection does.
+    fn ask(server: &Server, request: &str) -> (String, Vec<u8>) {
+        let address = server.address();
+        let mut stream = TcpStream::connect(address.strip_prefix("http://").unwrap()).unwrap();
+        let request = request.replacen("\r\n", " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", 1);
+        stream.write_all(format!("{request}\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // A download that breaks off may end in an error.
+        let _ = stream.read_to_end(&mut answer);
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+    }
+
+    #[test]
+    fn a_download_is_redirected_broken_off_and_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..500_000u32).map(|i| (i % 251) as u8).collect();
+        fs::create_dir_all(dir.path().join("o/n")).unwrap();
+        fs::write(dir.path().join("o/n/x.gguf"), &content).unwrap();
+        fs::write(dir.path().join("o/n/config.json"), "{}").unwrap();
+        let server = Server::start(0, router(dir.path()).unwrap()).unwrap();
+
+        let (head, body) = ask(&server, "GET /api/models/o/n/revision/main?blobs=true\r\n");
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("access-control-allow-origin: *"), "{head}");
+        let listing: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(listing["siblings"][1]["size"], 500_000);
+        assert_eq!(listing["siblings"][1]["lfs"]["sha256"].as_str().unwrap().len(), 64);
+        assert_eq!(listing["siblings"][0]["lfs"], serde_json::Value::Null);
+        assert_eq!(listing["sha"].as_str().unwrap().len(), 40);
+
+        let (head, _) = ask(&server, "GET /o/n/resolve/main/x.gguf\r\n");
+        assert!(head.starts_with("HTTP/1.1 302") && head.contains("location: /cdn/o/n/x.gguf"), "{head}");
+        assert!(head.contains("x-linked-size: 500000"), "{head}");
+
+        let (head, _) = ask(&server, "POST /break/100000\r\nContent-Length: 0\r\n");
+        assert!(head.starts_with("HTTP/1.1 204"), "{head}");
+        let (head, body) = ask(&server, "GET /cdn/o/n/x.gguf\r\n");
+        assert!(head.contains("content-length: 500000"), "{head}");
+        assert_eq!(body, content[..100_000]);
+        let (head, body) = ask(&server, "GET /cdn/o/n/x.gguf\r\nRange: bytes=100000-\r\n");
+        assert!(head.starts_with("HTTP/1.1 206") && head.contains("bytes 100000-499999/500000"), "{head}");
+        assert_eq!(body, content[100_000..]);
+        assert!(ask(&server, "GET /api/models/o/x/revision/main\r\n").0.starts_with("HTTP/1.1 404"));
+    }
+}
