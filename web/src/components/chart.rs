@@ -79,7 +79,7 @@ pub fn Chart(
     let told = told_now_and_then(series, unit);
     let is_open = RwSignal::new(false);
     let summary_id = format!("{}-summary", title.to_lowercase().replace(' ', "-"));
-    let steps = move || series.with_value(|series| with_points(series, |named| table::steps(named)));
+    let steps = move || series.with_value(|series| with_points(series, table::steps));
     let reference = Memo::new(move |_| {
         series.with_value(|series| {
             let ends = series.iter().filter_map(|s| s.points.with(|p| Some((p.first()?.0, p.last()?.0))));

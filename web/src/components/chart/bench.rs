@@ -14,6 +14,9 @@ const POINTS: usize = 10_000;
 const FRAMES: usize = 300;
 const POINTS_A_FRAME: usize = 4;
 
+/// Called with the time of the frame.
+type Frame = Closure<dyn FnMut(f64)>;
+
 thread_local! {
     /// Milliseconds of script in each frame, by the frame's time; only while the bench runs.
     static FRAMES_SEEN: RefCell<Option<Vec<(f64, f64)>>> = const { RefCell::new(None) };
@@ -77,7 +80,7 @@ fn value(series: usize, step: usize) -> f64 {
 /// Calls `each` in `frames` frames, with the number that are left.
 fn run(frames: usize, each: impl Fn(usize) + 'static) {
     let left = RefCell::new(frames);
-    let again: Rc<RefCell<Option<Closure<dyn FnMut(f64)>>>> = Rc::default();
+    let again = Rc::new(RefCell::new(None::<Frame>));
     let next = again.clone();
     let ask = move || {
         if let Some(frame) = next.borrow().as_ref() {
@@ -85,7 +88,7 @@ fn run(frames: usize, each: impl Fn(usize) + 'static) {
         }
     };
     let ask_again = ask.clone();
-    *again.borrow_mut() = Some(Closure::new(move |now| {
+    *again.borrow_mut() = Some(Frame::new(move |now| {
         // The first frames lay the page out.
         FRAMES_SEEN.with_borrow_mut(|seen| {
             seen.get_or_insert_default();
