@@ -121,8 +121,8 @@ impl State {
 
     fn has_come(self, progress: Progress) {
         let mut said = progress.what.clone();
-        if progress.total > 0 {
-            said += &format!(", {} percent", progress.done * 100 / progress.total);
+        if let Some(percent) = (progress.done * 100).checked_div(progress.total) {
+            said += &format!(", {percent} percent");
         }
         if let Some(left) = progress.left.filter(|left| *left >= 10.0) {
             said += &format!(", {} left", duration(left));
