@@ -3,7 +3,7 @@
 use leptos::ev;
 use leptos::html::H2;
 use leptos::prelude::*;
-use wasm_bindgen::JsCast;
+use wasm_bindgen::{JsCast, JsValue};
 
 use super::failure::Troubles;
 use super::faults::Faults;
@@ -138,6 +138,11 @@ fn follow_address(state: State) {
             state.step.set(Step::Load);
         }
     };
+    // Nothing outlives a reload but what is stored: the first step has it, and offers to resume a run.
+    if Step::from_fragment(&window().location().hash().unwrap_or_default()).is_some() {
+        let first = format!("#{}", Step::Load.slug());
+        let _ = window().history().and_then(|h| h.replace_state_with_url(&JsValue::NULL, "", Some(&first)));
+    }
     follow();
     let handle = window_event_listener(ev::hashchange, move |_| follow());
     on_cleanup(move || handle.remove());

@@ -25,9 +25,12 @@ const fn words(label: &'static str, hint: &'static str, art: &'static str, expla
     Words { label, hint, art, explain }
 }
 
+/// Above this not every whole number can be told from the next: neither here nor in JSON.
+const MOST: f64 = 9_007_199_254_740_991.0;
+
 /// A whole number of at least `least` out of a field.
 fn whole(value: Option<f64>, least: u64) -> u64 {
-    (value.unwrap_or(0.0).round().max(0.0) as u64).max(least)
+    (value.unwrap_or(0.0).round().clamp(0.0, MOST) as u64).max(least)
 }
 
 /// What the method itself is made of.

@@ -36,11 +36,19 @@ impl State {
                 self.live.say(format!("The data is read: {kept}, {} dropped.", counted(dropped, "row", "rows")));
                 self.source.set(Some(data.report.source.clone()));
                 self.data.set(Some(data));
-                self.plan.set(None);
-                self.configure_soon();
+                // Where a plan is on its way, it is of this data.
+                if !self.planning.get_untracked() {
+                    self.plan.set(None);
+                    self.configure_soon();
+                }
             }
             Event::Plan(plan) => {
                 self.planning.set(false);
+                let measured =
+                    self.plan.with_untracked(|old| old.as_ref().is_none_or(|p| p.step_flops == plan.step_flops));
+                if !measured {
+                    self.trial.set(None);
+                }
                 self.plan.set(Some(plan));
             }
             Event::Trial { seconds_per_step, tokens_per_s, allocated_bytes } => {
@@ -168,7 +176,6 @@ impl State {
                 (line.source.clone(), line.asked_model.clone())
             })
             .unwrap_or_default();
-        // A resumed run brings its model itself; only the worker knows where from.
         self.choice.set(choice.filter(|choice| !matches!(choice, ModelChoice::Files)));
         self.data.set(None);
         self.plan.set(None);

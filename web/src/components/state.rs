@@ -199,6 +199,10 @@ impl State {
             Command::SetData { .. } => begin(Work::Encode, "Reading the data"),
             Command::Trial { .. } => begin(Work::Trial, "Making two steps"),
             Command::Train { .. } | Command::Resume { .. } => {
+                if matches!(command, Command::Resume { .. }) {
+                    // The run brings its model itself; only the worker knows where from.
+                    self.line.update_value(|line| line.asked_model = None);
+                }
                 begin(Work::Train, "Getting ready to train");
                 self.run.phase.set(Phase::Starting);
             }

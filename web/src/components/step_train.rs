@@ -1,6 +1,8 @@
 //! Step 4: the run, as it goes.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::HtmlElement;
 
 use super::chart::{Chart, Series};
 use super::numbers::{bytes, count, duration, percent};
@@ -94,71 +96,96 @@ fn obstacle(state: State) -> Option<(String, Step, &'static str)> {
     }
 }
 
+/// Start; or Pause, Stop & keep, Discard. The focus stays with them when one takes the place of another.
 #[component]
 fn Controls() -> impl IntoView {
     let state = State::here();
     let phase = state.run.phase;
     let sure = RwSignal::new(false);
     let may_start = move || obstacle(state).is_none() && state.plan.with(Option::is_some) && !state.planning.get();
-    let start = move |_| state.send(Command::Train { config: state.config.get_untracked() });
-    let live = move || phase.get().is_live();
-    let ask = move || {
-        sure.get().then(|| {
-            view! {
-                <div class="advice sure" id="discard-question">
-                    <p>"Throw away everything that was learned in this run?"</p>
-                    <p class="buttons">
-                        <button
-                            type="button"
-                            id="discard-sure"
-                            class="danger"
-                            on:click=move |_| {
-                                sure.set(false);
-                                state.send(Command::Discard);
-                            }
-                        >
-                            "Yes, throw it away"
-                        </button>
-                        <button type="button" id="discard-no" on:click=move |_| sure.set(false)>
-                            "No, keep it"
-                        </button>
-                    </p>
-                </div>
-            }
-        })
+    let live = Memo::new(move |_| phase.get().is_live());
+    let held = Memo::new(move |_| phase.get() == Phase::Paused);
+    let pressed = StoredValue::new(false);
+    let send = move |command: Command| {
+        pressed.set_value(true);
+        sure.set(false);
+        state.send(command);
     };
-    let buttons = move || match live() {
-        false => view! {
-            <button type="button" class="main large" id="start" disabled=move || !may_start() on:click=start>
+    Effect::new(move |_| {
+        let next = match phase.get() {
+            Phase::Running => "pause",
+            Phase::Paused => "continue",
+            Phase::Finished | Phase::Broken => "start",
+            _ => return,
+        };
+        if pressed.get_value() {
+            pressed.set_value(false);
+            request_animation_frame(move || focus(next));
+        }
+    });
+    let ask = move || {
+        request_animation_frame(|| focus("discard-no"));
+        view! {
+            <div class="advice sure" id="discard-question" role="group" aria-labelledby="discard-words">
+                <p id="discard-words">"Throw away everything that was learned in this run?"</p>
+                <p class="buttons">
+                    <button type="button" id="discard-sure" class="danger" on:click=move |_| send(Command::Discard)>
+                        "Yes, throw it away"
+                    </button>
+                    <button
+                        type="button"
+                        id="discard-no"
+                        on:click=move |_| {
+                            sure.set(false);
+                            focus("discard");
+                        }
+                    >
+                        "No, keep it"
+                    </button>
+                </p>
+            </div>
+        }
+    };
+    let start = move || {
+        view! {
+            <button
+                type="button"
+                class="main large"
+                id="start"
+                disabled=move || !may_start()
+                on:click=move |_| send(Command::Train { config: state.config.get_untracked() })
+            >
                 {move || if phase.get() == Phase::None { "Start" } else { "Start a new run" }}
             </button>
         }
-        .into_any(),
+    };
+    let hold = move || match held.get() {
         true => view! {
-            {move || match phase.get() {
-                Phase::Paused => view! {
-                    <button type="button" class="main" id="continue" on:click=move |_| state.send(Command::Continue)>
-                        "Continue"
-                    </button>
-                }
-                .into_any(),
-                _ => view! {
-                    <button
-                        type="button"
-                        id="pause"
-                        disabled=move || phase.get() != Phase::Running
-                        on:click=move |_| state.send(Command::Pause)
-                    >
-                        "Pause"
-                    </button>
-                }
-                .into_any(),
-            }}
+            <button type="button" class="main" id="continue" on:click=move |_| send(Command::Continue)>
+                "Continue"
+            </button>
+        }
+        .into_any(),
+        false => view! {
+            <button
+                type="button"
+                id="pause"
+                disabled=move || phase.get() != Phase::Running
+                on:click=move |_| send(Command::Pause)
+            >
+                "Pause"
+            </button>
+        }
+        .into_any(),
+    };
+    let end = move || {
+        view! {
+            {hold}
             <button
                 type="button"
                 id="stop"
                 disabled=move || matches!(phase.get(), Phase::Starting | Phase::Ending)
-                on:click=move |_| state.send(Command::Stop)
+                on:click=move |_| send(Command::Stop)
             >
                 "Stop & keep"
             </button>
@@ -172,11 +199,18 @@ fn Controls() -> impl IntoView {
                 "Discard"
             </button>
         }
-        .into_any(),
     };
     view! {
-        <p class="buttons">{buttons}</p>
-        {move || live().then(ask)}
+        <p class="buttons">{move || if live.get() { end().into_any() } else { start().into_any() }}</p>
+        {move || (live.get() && sure.get()).then(ask)}
+    }
+}
+
+/// Gives the focus to the element of this name, if it is there.
+fn focus(id: &str) {
+    let element = document().get_element_by_id(id).and_then(|element| element.dyn_into::<HtmlElement>().ok());
+    if let Some(element) = element {
+        let _ = element.focus();
     }
 }
 
@@ -342,22 +376,27 @@ fn Answers() -> impl IntoView {
     }
 }
 
+/// The curves, from the first step on.
 #[component]
 fn Charts() -> impl IntoView {
     let run = State::here().run;
     let one = |name, points| vec![Series { name, points }];
     let losses =
-        vec![Series { name: "training", points: run.loss }, Series { name: "held out", points: run.eval_loss }];
-    view! {
-        <section class="card" aria-labelledby="charts-title">
-            <h3 id="charts-title">"Curves"</h3>
-            <div class="charts">
-                <Chart title="Loss" unit="nats a token" series=losses />
-                <Chart title="Learning rate" unit="" series=one("learning rate", run.lr) />
-                <Chart title="Gradient norm" unit="" series=one("gradient norm", run.grad_norm) log=true />
-                <Chart title="Speed" unit="tokens a second" series=one("tokens a second", run.tokens_per_s) />
-                <Chart title="GPU memory" unit="MB" series=one("memory", run.memory) />
-            </div>
-        </section>
-    }
+        move || vec![Series { name: "training", points: run.loss }, Series { name: "held out", points: run.eval_loss }];
+    let begun = Memo::new(move |_| run.started.with(Option::is_some));
+    let charts = move || {
+        view! {
+            <section class="card" aria-labelledby="charts-title">
+                <h3 id="charts-title">"Curves"</h3>
+                <div class="charts">
+                    <Chart title="Loss" unit="nats a token" series=losses() />
+                    <Chart title="Learning rate" unit="" series=one("learning rate", run.lr) />
+                    <Chart title="Gradient norm" unit="" series=one("gradient norm", run.grad_norm) log=true />
+                    <Chart title="Speed" unit="tokens a second" series=one("tokens a second", run.tokens_per_s) />
+                    <Chart title="GPU memory" unit="MB" series=one("memory", run.memory) />
+                </div>
+            </section>
+        }
+    };
+    move || begun.get().then(charts)
 }
