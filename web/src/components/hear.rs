@@ -21,9 +21,11 @@ impl State {
             Event::Device(device) => {
                 self.live.say(format!("This device's GPU is {}.", device.name));
                 self.gpu.set(Gpu::Open(device));
+                self.idle(Work::Open);
             }
             Event::Capacity { bytes: found, all } => {
                 self.capacity.set(Some((found, all)));
+                self.idle(Work::Probe);
                 self.live.say(format!("The GPU gave {}.", bytes(found)));
                 self.configure_soon();
             }
@@ -34,6 +36,7 @@ impl State {
                 let (kept, dropped) = (data.report.examples as u64, data.report.dropped_rows() as u64);
                 let kept = counted(kept, "example", "examples");
                 self.live.say(format!("The data is read: {kept}, {} dropped.", counted(dropped, "row", "rows")));
+                self.idle(Work::Encode);
                 self.source.set(Some(data.report.source.clone()));
                 self.data.set(Some(data));
                 // Where a plan is on its way, it is of this data.
@@ -53,6 +56,7 @@ impl State {
             }
             Event::Trial { seconds_per_step, tokens_per_s, allocated_bytes } => {
                 self.live.say(format!("A step takes {}.", duration(seconds_per_step)));
+                self.idle(Work::Trial);
                 self.trial.set(Some(Trial { seconds_per_step, tokens_per_s, allocated_bytes }));
             }
             Event::Started(started) => {
@@ -105,6 +109,7 @@ impl State {
             Event::Comparison(comparison) => {
                 let (base, tuned) = (comparison.base, comparison.tuned);
                 self.live.say(format!("Compared: loss {base:.3} before, {tuned:.3} after."));
+                self.idle(Work::Compare);
                 self.comparison.set(Some(comparison));
             }
             Event::File { name, bytes: size } => self.save_file(&name, size, &files),
@@ -246,12 +251,26 @@ impl State {
             self.source.set(None);
             self.line.update_value(|line| line.source = None);
         }
-        self.planning.set(false);
+        self.ended_by(failure.kind);
         self.live.say(failure.message.clone());
         self.failures.update(|failures| {
             failures.retain(|f| f.kind != failure.kind);
             failures.push(failure);
         });
+    }
+
+    /// What goes on no more after a failure of this kind. A full storage or a download that broke off ends no run.
+    fn ended_by(self, kind: FailureKind) {
+        self.planning.set(false);
+        // What was only asked for has not begun.
+        self.work.update(|work| work.retain(|p| p.done > 0 || p.total > 0));
+        self.talk.clear_line();
+        self.talk.answering.set(None);
+        if self.is_training() && !matches!(kind, FailureKind::FullStorage | FailureKind::Network) {
+            self.run.phase.set(Phase::Broken);
+            self.run.seconds_left.set(None);
+            self.send(Command::Storage);
+        }
     }
 
     /// Shows something worth telling.

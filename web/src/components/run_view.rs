@@ -143,7 +143,7 @@ impl RunView {
         self.pace.set_value((mean, Some(now)));
         let total = self.started.with_untracked(|started| started.as_ref().map_or(0, |s| s.total_steps));
         self.seconds_left.set(mean.map(|mean| mean * total.saturating_sub(metrics.step) as f64));
-        if self.phase.get_untracked() == Phase::Starting {
+        if matches!(self.phase.get_untracked(), Phase::None | Phase::Starting | Phase::Broken) {
             self.phase.set(Phase::Running);
         }
         self.history.update(|history| history.push(metrics));

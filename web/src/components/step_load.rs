@@ -120,8 +120,9 @@ fn OpenDevice(device: Device) -> impl IntoView {
                 view! {
                     <div class="advice" id="small-device">
                         <p>
-                            <strong>"Better start with the small model here. "</strong>
+                            <strong>"Better start with the small model here: "</strong>
                             {why}
+                            "."
                         </p>
                         <p class="buttons">
                             <button type="button" on:click=move |_| load(state, ModelChoice::Seedling)>
