@@ -36,7 +36,7 @@ pub struct MethodFacts {
     pub term: &'static str,
     /// What it does, and when to take it, in a sentence
     pub sentence: &'static str,
-    /// Peak learning rate, and that of runs below [`SHORT_RUN`] steps
+    /// Peak learning rate, and that of short runs (below 100 steps)
     pub lr: f64,
     pub short_lr: f64,
     /// How the linear layers of the base are stored by default

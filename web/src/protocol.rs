@@ -151,6 +151,7 @@ pub enum Fault {
 /// A message to the page. Its file, where it has one, lies beside it in the envelope.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "made, sent and read one at a time")]
 pub enum Event {
     /// The worker runs; commands are heard.
     Ready,
