@@ -1,5 +1,6 @@
 //! What was typed and not yet used.
 
+use espalier::io::hub::DEFAULT_ENDPOINT;
 use leptos::prelude::*;
 
 /// What was typed and not yet used: it outlives going from step to step.
@@ -26,7 +27,7 @@ impl Draft {
     pub fn new() -> Draft {
         Draft {
             hub_id: RwSignal::new(String::new()),
-            endpoint: RwSignal::new("https://huggingface.co".to_string()),
+            endpoint: RwSignal::new(DEFAULT_ENDPOINT.to_string()),
             budget_mb: RwSignal::new(None),
             keep_copy: RwSignal::new(true),
             paste: RwSignal::new(String::new()),
