@@ -115,6 +115,7 @@ test("data in which nothing is learned blocks the start, and says why", async ({
   await useText(page, CHATS);
   // The answers lie beyond the longest example: truncation, and no fault of the template.
   await choose(page, { context: 8 });
+  await go(page, "data");
   await expect(page.locator("[data-test=dropped]").first().or(page.locator("#nothing-learned")).or(page.locator("#failure")).first()).toBeVisible();
   await expect(page.locator("[data-reason=RefusedByTemplate], [data-reason=AnswerNotFound]")).toHaveCount(0);
   await go(page, "train");

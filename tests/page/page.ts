@@ -39,7 +39,7 @@ export async function useText(page: Page, text: string): Promise<void> {
   await page.locator("#data-use").click();
 }
 
-/** Choices by the ids of their fields; `null` leaves one open. Those of Method, in its Advanced part. */
+/** Makes choices, by the ids of their fields, and ends on the Method step. */
 export async function choose(page: Page, choices: Record<string, number | string>): Promise<void> {
   for (const [id, value] of Object.entries(choices)) {
     const onData = ["eval-fraction", "context"].includes(id);
@@ -49,6 +49,7 @@ export async function choose(page: Page, choices: Record<string, number | string
     if ((await field.evaluate((element) => element.tagName)) === "SELECT") await field.selectOption(String(value));
     else await field.fill(String(value));
   }
+  await go(page, "method");
 }
 
 /** Opens a folded part. */
