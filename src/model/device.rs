@@ -154,6 +154,23 @@ impl DeviceModel {
         Ok(model)
     }
 
+    /// Takes the parameters of another method that trains none of the weights, which stay where they are. What was compiled
+    /// before belongs to the old parameters.
+    pub async fn adopt(&mut self, files: &ModelFiles, method: Method) -> Result<()> {
+        if self.setup.method.trains_base() || method.trains_base() {
+            return Err(Error::shape("adopt", "the weights themselves are trained"));
+        }
+        self.setup.method = method;
+        let graph = self.setup.decoder(1, 1).build(Purpose::Logits)?.graph;
+        let layout = ParamLayout::of(&graph);
+        let (gpu, memory) = (&self.gpu, &mut self.memory);
+        gpu.guarded("parameters", || memory.add_params(gpu, &layout, false)).await?;
+        for tensor in graph.tensors.iter().filter(|t| matches!(t.role, Role::Param { .. })) {
+            self.load_parameter(files.source(), tensor)?;
+        }
+        self.gpu.flush().await
+    }
+
     /// Reads, encodes and uploads a frozen weight, shard by shard; the bytes staged.
     async fn load_frozen(&mut self, source: &dyn TensorSource, tensor: &Tensor) -> Result<u64> {
         let cols = tensor.cols();

@@ -48,6 +48,30 @@ impl Method {
         }
     }
 
+    /// The trained tensors with the update `strength` times as large: 0 is the base, 1 what was trained. `base` gives the
+    /// model's own weight of that name and shape, which only full fine-tuning needs.
+    pub fn at_strength(
+        &self,
+        tensors: &[NamedTensor],
+        strength: f32,
+        base: impl Fn(&NamedTensor) -> Result<Vec<f32>>,
+    ) -> Result<Vec<NamedTensor>> {
+        let mut scaled = tensors.to_vec();
+        for tensor in scaled.iter_mut().filter(|_| strength != 1.0) {
+            match self {
+                Method::Lora(_) if tensor.name.ends_with("lora_B.weight") => {
+                    tensor.data.iter_mut().for_each(|b| *b *= strength);
+                }
+                Method::Full => {
+                    let before = base(tensor)?;
+                    tensor.data.iter_mut().zip(before).for_each(|(w, before)| *w = before + strength * (*w - before));
+                }
+                _ => {}
+            }
+        }
+        Ok(scaled)
+    }
+
     /// First values of a parameter that the method added; `name` and `shape` as the graph has them. None for parameters of
     /// the base model.
     pub fn initial(&self, name: &str, shape: &[usize], seed: u64) -> Option<Vec<f32>> {

@@ -12,5 +12,5 @@ pub mod trainer;
 pub use advice::Shapes;
 pub use checkpoint::{CHECKPOINT_FILE, Checkpoint, Evaluated};
 pub use metrics::StepMetrics;
-pub use run_config::{GradCheckpointing, MethodName, RunConfig};
+pub use run_config::{GradCheckpointing, MethodFacts, MethodName, RunConfig};
 pub use schedule::{LearningRate, Schedule};

@@ -24,6 +24,80 @@ pub enum MethodName {
     Full,
 }
 
+/// What people are told of a method, and where it starts: one row a method.
+#[derive(Debug)]
+pub struct MethodFacts {
+    pub name: MethodName,
+    /// Its name in files and on the command line
+    pub id: &'static str,
+    /// In plain words
+    pub title: &'static str,
+    /// The term of art
+    pub term: &'static str,
+    /// What it does, and when to take it, in a sentence
+    pub sentence: &'static str,
+    /// Peak learning rate, and that of short runs (below 100 steps)
+    pub lr: f64,
+    pub short_lr: f64,
+    /// How the linear layers of the base are stored by default
+    pub weights: WeightFormat,
+    /// Whether the base may be quantized
+    pub quantized_base: bool,
+}
+
+impl MethodFacts {
+    /// Every method, the one to start with first.
+    pub const ALL: &'static [MethodFacts] = &[
+        MethodFacts {
+            name: MethodName::Lora,
+            id: "lora",
+            title: "A small addition",
+            term: "LoRA, QLoRA",
+            sentence: "Learns a thin change beside each layer and leaves the model as it is: little memory, a small file, \
+                       and right for most things.",
+            lr: 2e-4,
+            short_lr: 5e-4,
+            weights: WeightFormat::Nf4 { double_quant: true },
+            quantized_base: true,
+        },
+        MethodFacts {
+            name: MethodName::Full,
+            id: "full",
+            title: "Everything",
+            term: "full fine-tuning",
+            sentence: "Changes every number of the model: learns most, takes about sixteen bytes for each, and forgets \
+                       more easily what it knew.",
+            lr: 5e-5,
+            short_lr: 5e-5,
+            weights: WeightFormat::F32,
+            quantized_base: false,
+        },
+    ];
+
+    /// The row of a method.
+    pub fn of(name: MethodName) -> &'static MethodFacts {
+        MethodFacts::ALL.iter().find(|facts| facts.name == name).expect("every method has a row")
+    }
+
+    /// The choices to start with.
+    pub fn preset(&self) -> RunConfig {
+        RunConfig { method: self.name, ..RunConfig::default() }
+    }
+
+    /// The choices to start with, in words: what the method itself is made of, and its learning rate.
+    pub fn preset_words(&self) -> String {
+        let preset = self.preset();
+        let rate = match self.lr == self.short_lr {
+            true => format!("learning rate {:e}", self.lr),
+            false => format!("learning rate {:e}, in runs under {SHORT_RUN} steps {:e}", self.lr, self.short_lr),
+        };
+        match self.name {
+            MethodName::Lora => format!("Rank {}, alpha {}, all linear layers, {rate}.", preset.rank, preset.alpha()),
+            MethodName::Full => format!("All weights in 32 bits, {rate}."),
+        }
+    }
+}
+
 /// Whether activations inside the layers are computed again in the backward pass instead of being kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -276,10 +350,7 @@ impl RunConfig {
 
     /// How linear layers are stored: NF4 with double quantization under LoRA, f32 under full fine-tuning.
     pub fn weights(&self) -> WeightFormat {
-        self.weights.unwrap_or(match self.method {
-            MethodName::Lora => WeightFormat::Nf4 { double_quant: true },
-            MethodName::Full => WeightFormat::F32,
-        })
+        self.weights.unwrap_or(MethodFacts::of(self.method).weights)
     }
 
     /// How embedding and head are stored: f32 where the linear layers are, else f16.
@@ -315,11 +386,8 @@ impl RunConfig {
 
     /// Peak learning rate of a run of `total_steps`.
     pub fn peak_lr(&self, total_steps: u64) -> f64 {
-        self.lr.unwrap_or(match self.method {
-            MethodName::Lora if total_steps < SHORT_RUN => 5e-4,
-            MethodName::Lora => 2e-4,
-            MethodName::Full => 5e-5,
-        })
+        let facts = MethodFacts::of(self.method);
+        self.lr.unwrap_or(if total_steps < SHORT_RUN { facts.short_lr } else { facts.lr })
     }
 
     /// The learning rates of a run of `total_steps`.

@@ -151,6 +151,7 @@ pub enum Fault {
 /// A message to the page. Its file, where it has one, lies beside it in the envelope.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "made, sent and read one at a time")]
 pub enum Event {
     /// The worker runs; commands are heard.
     Ready,
@@ -204,7 +205,9 @@ pub enum Event {
     /// Training has ended.
     Finished(Finished),
     /// All adapters at hand; the first place is the oldest.
-    Adapters(Vec<Adapter>),
+    Adapters {
+        adapters: Vec<Adapter>,
+    },
     /// A piece of the answer to `turn`.
     Token {
         turn: u32,
@@ -229,12 +232,6 @@ pub enum Event {
     Notice {
         text: String,
     },
-}
-
-/// A sentence for the page's reader.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
-    pub text: String,
 }
 
 /// An open GPU.

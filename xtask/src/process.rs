@@ -93,6 +93,7 @@ pub fn say(line: impl std::fmt::Display) {
 
 /// The first program of this name on the PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
-    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let suffix = if name.contains('.') { "" } else { std::env::consts::EXE_SUFFIX };
+    let file = format!("{name}{suffix}");
     std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(&file)).find(|path| path.is_file())
 }

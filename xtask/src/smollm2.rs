@@ -105,6 +105,14 @@ impl Write for Hashing {
     }
 }
 
+/// The length and the SHA-256 of a file.
+pub fn sha256(path: &Path) -> Result<(u64, String)> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    let length = io::copy(&mut file, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok((length, hex(&hash.finalize())))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,12 +1,15 @@
 //! `cargo xtask test`: everything that must hold, in one run. A step that fails does not keep the later ones from telling what they find.
 
 use crate::process::{cargo, root, run_and_see, say};
-use crate::{smollm2, tools};
+use crate::{page, page_tests, smollm2, tools};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// The package that holds the page.
+const PAGE: &str = "espalier-web";
 
 /// `CI` in the environment makes a missing browser, GPU adapter or model a failure.
 #[derive(clap::Args)]
@@ -14,6 +17,9 @@ pub struct Options {
     /// Only the format, the lints, and the native tests that need no downloaded model
     #[arg(long)]
     quick: bool,
+    /// Only the tests of the page, on what `cargo xtask page` left
+    #[arg(long, conflicts_with = "quick")]
+    page: bool,
     /// Run only the tests whose names contain this, and nothing else
     filter: Option<String>,
 }
@@ -21,37 +27,62 @@ pub struct Options {
 /// True where everything passed.
 pub fn run(options: &Options) -> Result<bool> {
     let mut suite = Suite::new();
+    if options.page {
+        suite.test_page_only(options);
+        return suite.finish();
+    }
     suite.step("set-up: Rust", |_| tools::rust_components().map(|()| true));
     suite.step("set-up: GPU driver", |_| tools::gpu_driver().map(|()| true));
     let mut model = None;
     let mut browser = None;
+    let mut page_tools = None;
     if !options.quick {
         suite.optional("set-up: SmolLM2", || smollm2::gguf().map(|path| model = Some(path)));
         suite.optional("set-up: browser", || Browser::find().map(|found| browser = Some(found)));
+        if options.filter.as_deref().is_none_or(page_tests::any_named) {
+            suite.optional("set-up: page", || page_tests::Tools::find().map(|found| page_tools = Some(found)));
+        }
     }
     if options.filter.is_none() {
         suite.command("format", cargo().args(["fmt", "--all", "--check"]));
-        suite.command("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+        suite.command("lints", native("clippy").args(["--all-targets", "--", "-D", "warnings"]));
         if !options.quick {
             suite.command("lints, WebAssembly", browser_cargo("clippy")?.args(["--lib", "--", "-D", "warnings"]));
-            suite.command(
-                "documentation",
-                cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
-            );
+            suite.command("lints, page", page_cargo("clippy").args(["--all-targets", "--", "-D", "warnings"]));
+            suite.command("documentation", native("doc").arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"));
         }
     }
-    suite.command("tests", &mut native_tests(options, model));
+    suite.command("tests", &mut native_tests(options, model.as_deref()));
     if let Some(browser) = browser {
         suite.command("tests in the browser", &mut browser.tests(options)?);
+        suite.command("tests of the page's parts", &mut browser.page_tests(options));
+    }
+    if let Some(tools) = page_tools {
+        suite.step("page", |_| page::build(Path::new(page_tests::DIST)).map(|()| true));
+        suite.step("tests of the page", |suite| suite.test_page(&tools, model.as_deref(), options));
     }
     suite.finish()
 }
 
-fn native_tests(options: &Options, model: Option<PathBuf>) -> Command {
-    let mut tests = cargo();
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
+/// Cargo for what runs natively: all but the page.
+fn native(command: &str) -> Command {
+    let mut cargo = cargo();
+    cargo.args([command, "--workspace", "--exclude", PAGE]);
+    cargo
+}
+
+/// Cargo for the page, which is nothing but WebAssembly.
+fn page_cargo(command: &str) -> Command {
+    let mut cargo = cargo();
+    cargo.args([command, "--package", PAGE, "--target", tools::WASM]);
+    cargo
+}
+
+fn native_tests(options: &Options, model: Option<&Path>) -> Command {
+    let mut tests = native("test");
+    tests.arg("--no-fail-fast");
     // Empty: do without the model, even where it is in the cache.
-    tests.env("ESPALIER_SMOLLM2_GGUF", model.unwrap_or_default());
+    tests.env("ESPALIER_SMOLLM2_GGUF", model.unwrap_or(Path::new("")));
     tests.args(&options.filter);
     tests
 }
@@ -93,10 +124,22 @@ impl Browser {
 
     fn tests(&self, options: &Options) -> Result<Command> {
         let mut tests = browser_cargo("test")?;
+        self.set_up(&mut tests, options);
+        Ok(tests)
+    }
+
+    /// What of the page can be tested without a page.
+    fn page_tests(&self, options: &Options) -> Command {
+        let mut tests = page_cargo("test");
+        tests.arg("--lib");
+        self.set_up(&mut tests, options);
+        tests
+    }
+
+    fn set_up(&self, tests: &mut Command, options: &Options) {
         tests.args(&options.filter);
         tests.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &self.runner).env("CHROMEDRIVER", &self.driver);
         tests.env("WASM_BINDGEN_TEST_TIMEOUT", "1200");
-        Ok(tests)
     }
 }
 
@@ -152,6 +195,29 @@ impl Suite {
                 }
             })
         });
+    }
+
+    /// The page's tests without a build of the page.
+    fn test_page_only(&mut self, options: &Options) {
+        let mut model = None;
+        self.optional("set-up: SmolLM2", || smollm2::gguf().map(|path| model = Some(path)));
+        self.command("set-up: native program", cargo().args(["build", "--bin", "espalier"]));
+        self.step("tests of the page", |suite| suite.test_page(&page_tests::Tools::find()?, model.as_deref(), options));
+    }
+
+    /// The page's tests, which Playwright runs and counts.
+    fn test_page(&mut self, tools: &page_tests::Tools, model: Option<&Path>, options: &Options) -> Result<bool> {
+        let espalier = page_tests::built("debug")?;
+        let mut tests = page_tests::PageTests::start(tools, &espalier, model, "tests")?;
+        if let Some(filter) = &options.filter {
+            tests.command.args(["--grep", filter]);
+        }
+        run_and_see(&mut tests.command, |line| {
+            if let Some((passed, failed)) = page_tests::closing_line(line) {
+                self.passed += passed;
+                self.failed += failed;
+            }
+        })
     }
 
     fn record(&mut self, name: &str, run: impl FnOnce(&mut Suite) -> Outcome) {

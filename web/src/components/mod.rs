@@ -1,1 +1,36 @@
-//! What the page is made of.
+//! What the page is made of: one file a part, one `step_*` file a step.
+
+pub mod app;
+pub mod chart;
+pub mod choices;
+pub mod conversation;
+pub mod cost;
+pub mod counts;
+pub mod difference;
+pub mod draft;
+pub mod drop_zone;
+pub mod dropped;
+pub mod failure;
+pub mod faults;
+pub mod field;
+pub mod hear;
+pub mod live;
+pub mod mark;
+pub mod memory;
+pub mod numbers;
+pub mod progress;
+pub mod remedy;
+pub mod run_view;
+pub mod save;
+pub mod state;
+pub mod step_compare;
+pub mod step_data;
+pub mod step_keep;
+pub mod step_load;
+pub mod step_method;
+pub mod step_train;
+pub mod steps;
+pub mod storage;
+pub mod talk;
+pub mod term;
+pub mod tokens;

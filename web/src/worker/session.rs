@@ -15,7 +15,7 @@ use super::data::LoadedData;
 use super::failure::{During, report};
 use super::post::{Reporter, post};
 use super::{runs, store};
-use crate::protocol::{Command, Device, Event, ModelChoice, Notice, Storage, Stored, Work};
+use crate::protocol::{Command, Device, Event, ModelChoice, Storage, Stored, Work};
 
 /// A model's files, and where they came from.
 pub struct LoadedModel {
@@ -105,7 +105,7 @@ impl Session {
         self.gpu().await?;
         // Without storage (a private window) everything works but nothing is kept.
         if let Err(error) = self.storage().await {
-            post(&Event::Notice(Notice { text: format!("This browser keeps nothing for the page: {error}") }));
+            post(&Event::Notice { text: format!("This browser keeps nothing for the page: {error}") });
         }
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Session {
             true => "The browser will keep what is stored until you delete it.",
             false => "The browser may still throw the stored files away when it runs out of room.",
         };
-        post(&Event::Notice(Notice { text: text.into() }));
+        post(&Event::Notice { text: text.into() });
         self.storage().await
     }
 
