@@ -41,7 +41,8 @@ impl Shelf {
             Method::Full => "every weight".into(),
             Method::None => "nothing trained".into(),
         };
-        let shown = protocol::Adapter { id, name, method, parameters, bytes: 4 * parameters, losses, run, merges: true };
+        let shown =
+            protocol::Adapter { id, name, method, parameters, bytes: 4 * parameters, losses, run, merges: true };
         self.held.insert(id, Held { shown, adapter });
         id
     }
@@ -72,7 +73,10 @@ impl Session {
             let source = BlobSource::new(&file, blob.clone())?;
             let length = espalier::io::ByteSource::len(&source);
             if length > MAX_BYTES {
-                return Err(Error::malformed(&file, format!("{length} bytes; an adapter of up to {MAX_BYTES} is read")));
+                return Err(Error::malformed(
+                    &file,
+                    format!("{length} bytes; an adapter of up to {MAX_BYTES} is read"),
+                ));
             }
             let bytes = espalier::io::ByteSource::read_vec(&source, 0, length)?;
             if file.to_ascii_lowercase().ends_with(".zip") {

@@ -138,7 +138,8 @@ impl Session {
         chat: &mut Chat,
     ) -> Result<()> {
         let tokenizer = files.tokenizer()?;
-        let messages: Vec<Message> = messages.iter().map(|turn| Message::new(&turn.role, turn.content.as_str())).collect();
+        let messages: Vec<Message> =
+            messages.iter().map(|turn| Message::new(&turn.role, turn.content.as_str())).collect();
         let prompt = files.chat_template()?.encode(tokenizer, &messages, true)?;
         let capacity = chat.generator.capacity();
         if prompt.len() >= capacity {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use espalier::data::{Dataset, Encoder, EncodeOptions, IGNORED, Rows, Supervise, fit_buckets, read_rows};
+use espalier::data::{Dataset, EncodeOptions, Encoder, IGNORED, Rows, Supervise, fit_buckets, read_rows};
 use espalier::model::tokenizer::Tokenizer;
 use espalier::platform::yield_now;
 use espalier::train::RunConfig;
@@ -56,7 +56,8 @@ impl Session {
                 let source = BlobSource::new(&name, blob.clone())?;
                 let length = espalier::io::ByteSource::len(&source);
                 if length > MAX_BYTES {
-                    let problem = format!("{length} bytes; the page takes data sets of up to {MAX_BYTES}, the native build any");
+                    let problem =
+                        format!("{length} bytes; the page takes data sets of up to {MAX_BYTES}, the native build any");
                     return Err(Error::Data { file: name, problem });
                 }
                 let bytes = espalier::io::ByteSource::read_vec(&source, 0, length)?;
@@ -82,7 +83,8 @@ impl Session {
         }
         let template = files.chat_template()?;
         let options = EncodeOptions { supervise: config.supervise, ..EncodeOptions::new(context) };
-        let mut encoder = Encoder::new(data.rows.report.clone(), data.rows.unit, files.tokenizer()?, &template, &options)?;
+        let mut encoder =
+            Encoder::new(data.rows.report.clone(), data.rows.unit, files.tokenizer()?, &template, &options)?;
         let total = data.rows.rows.len() as u64;
         let mut reporter = Reporter::new(Work::Encode, "cutting the text into tokens", false);
         for (at, chunk) in data.rows.rows.chunks(CHUNK).enumerate() {
@@ -99,7 +101,8 @@ impl Session {
 
     /// The examples to train on and the held-out ones; errs where there is no data.
     pub fn split(&self, config: &RunConfig) -> Result<Split> {
-        let none = || Error::Option { name: "data".into(), value: "none".into(), expected: "choose a data set first".into() };
+        let none =
+            || Error::Option { name: "data".into(), value: "none".into(), expected: "choose a data set first".into() };
         let (_, _, dataset) = self.data.as_ref().and_then(|data| data.encoded.as_ref()).ok_or_else(none)?;
         if config.eval_fraction > 0.0 && dataset.examples.len() >= 2 {
             let (train, held_out) = dataset.clone().split(config.eval_fraction, config.seed)?;

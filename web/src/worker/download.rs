@@ -7,7 +7,9 @@ use js_sys::{Reflect, Uint8Array};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{FileSystemReadWriteOptions, FileSystemSyncAccessHandle, ReadableStreamDefaultReader, Request, RequestInit, Response};
+use web_sys::{
+    FileSystemReadWriteOptions, FileSystemSyncAccessHandle, ReadableStreamDefaultReader, Request, RequestInit, Response,
+};
 
 use super::control::Control;
 use super::library::{Note, StoredFile, write_note};
@@ -25,7 +27,10 @@ const MAX_LISTING: usize = 16 << 20;
 /// An address that could not be reached, in words.
 fn unreachable(url: &str, why: &str) -> Error {
     let kind = std::io::ErrorKind::NotConnected;
-    Error::io(format!("fetch {url}"))(std::io::Error::new(kind, format!("{why}. What is there already is kept; try again")))
+    Error::io(format!("fetch {url}"))(std::io::Error::new(
+        kind,
+        format!("{why}. What is there already is kept; try again"),
+    ))
 }
 
 /// Asks for `url`, from byte `from` on.
@@ -63,7 +68,13 @@ pub struct Wanted {
 }
 
 /// Fetches what is missing of `wanted` into `folder`, whose note says what is complete.
-pub async fn fetch_all(folder: &Dir, note: &mut Note, wanted: &[Wanted], control: &Control, reporter: &mut Reporter) -> Result<()> {
+pub async fn fetch_all(
+    folder: &Dir,
+    note: &mut Note,
+    wanted: &[Wanted],
+    control: &Control,
+    reporter: &mut Reporter,
+) -> Result<()> {
     for wanted in wanted {
         if !note.files.iter().any(|file| file.name == wanted.file.name) {
             note.files.push(wanted.file.clone());
@@ -77,7 +88,9 @@ pub async fn fetch_all(folder: &Dir, note: &mut Note, wanted: &[Wanted], control
         let Some(at) = at else { continue };
         if !note.files[at].complete {
             let handle = folder.open(&wanted.file.name, true).await?;
-            let fetched = fetch_file(&handle, wanted, control, &mut |done| reporter.set(before + done, total.max(before + done))).await;
+            let fetched =
+                fetch_file(&handle, wanted, control, &mut |done| reporter.set(before + done, total.max(before + done)))
+                    .await;
             handle.close();
             let sum_wrong = matches!(&fetched, Err(Error::Malformed { .. }));
             if sum_wrong {
@@ -123,7 +136,9 @@ async fn fetch_file(
                 handle.truncate_with_u32(0).map_err(fail)?;
             }
             416 if wanted.file.bytes.is_none() && done > 0 => break,
-            status => return Err(unreachable(&wanted.url, &format!("the answer was {status} {}", response.status_text()))),
+            status => {
+                return Err(unreachable(&wanted.url, &format!("the answer was {status} {}", response.status_text())));
+            }
         }
         let length = response.headers().get("Content-Length").ok().flatten().and_then(|v| v.parse::<u64>().ok());
         let expected = wanted.file.bytes.or(length.map(|length| done + length));
@@ -143,12 +158,18 @@ async fn fetch_file(
     if let Some(expected) = &wanted.file.sha256
         && *expected != sum
     {
-        return Err(Error::malformed(name, format!("arrived damaged: its SHA-256 sum is {sum}, expected {expected}; it was deleted, load it again")));
+        return Err(Error::malformed(
+            name,
+            format!("arrived damaged: its SHA-256 sum is {sum}, expected {expected}; it was deleted, load it again"),
+        ));
     }
     if let Some(bytes) = wanted.file.bytes
         && bytes != done
     {
-        return Err(Error::malformed(name, format!("has {done} bytes, expected {bytes}; it was deleted, load it again")));
+        return Err(Error::malformed(
+            name,
+            format!("has {done} bytes, expected {bytes}; it was deleted, load it again"),
+        ));
     }
     Ok(done)
 }
@@ -236,8 +257,8 @@ async fn stream(
 pub async fn hub_files(endpoint: &str, id: &HubId) -> Result<Vec<Wanted>> {
     let endpoint = endpoint.trim_end_matches('/');
     let listing = fetch_bytes(&format!("{endpoint}{}", id.listing_path()), MAX_LISTING).await?;
-    let listing: serde_json::Value =
-        serde_json::from_slice(&listing).map_err(|e| Error::malformed(id.to_string(), format!("the hub's list of files is not JSON: {e}")))?;
+    let listing: serde_json::Value = serde_json::from_slice(&listing)
+        .map_err(|e| Error::malformed(id.to_string(), format!("the hub's list of files is not JSON: {e}")))?;
     let siblings = listing["siblings"].as_array().cloned().unwrap_or_default();
     let names: Vec<String> = siblings.iter().filter_map(|file| file["rfilename"].as_str().map(String::from)).collect();
     // By commit, so that a download that is resumed tomorrow goes on with the same files.

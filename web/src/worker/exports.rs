@@ -13,9 +13,9 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::library::folder_name;
 use super::post::{Reporter, post_with};
+use super::runs;
 use super::session::Session;
 use super::store::{Dir, io_error, write_at};
-use super::runs;
 use crate::protocol::{Event, Export, Work};
 
 /// The file in which a merged model is put together; it is replaced by the next.

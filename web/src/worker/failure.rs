@@ -45,7 +45,9 @@ pub fn failure(error: &Error, during: During) -> Failure {
         ),
         Error::OutOfMemory(what) => (
             K::OutOfMemory,
-            format!("The GPU has no more memory ({what}). Nothing was lost: choose a smaller batch, a shorter context or a smaller model."),
+            format!(
+                "The GPU has no more memory ({what}). Nothing was lost: choose a smaller batch, a shorter context or a smaller model."
+            ),
             if during == During::Loading { A::ChooseModel } else { A::ChooseMethod },
         ),
         Error::TooLarge { .. } => (
@@ -74,7 +76,14 @@ pub fn failure(error: &Error, during: During) -> Failure {
         Error::Io { .. } => (if during == During::Data { K::Data } else { K::Model }, error.to_string(), by_stage),
         Error::Weights { file, problems } => {
             detail = problems.clone();
-            (K::Model, format!("{file} does not fit this model: {} tensors are missing or have another shape.", problems.len()), by_stage)
+            (
+                K::Model,
+                format!(
+                    "{file} does not fit this model: {} tensors are missing or have another shape.",
+                    problems.len()
+                ),
+                by_stage,
+            )
         }
         Error::Data { .. } => (K::Data, error.to_string(), A::ChooseData),
         Error::Malformed { .. } | Error::Unsupported { .. } => {

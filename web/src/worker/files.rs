@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use espalier::io::{ByteSource, Files, check_range, open_unpickled};
+use espalier::io::files::open_unpickled;
+use espalier::io::source::check_range;
+use espalier::io::{ByteSource, Files};
 use espalier::{Error, Result};
 use js_sys::Uint8Array;
 use web_sys::{Blob, FileReaderSync, FileSystemReadWriteOptions, FileSystemSyncAccessHandle};
@@ -39,7 +41,7 @@ impl ByteSource for BlobSource {
         let fail = |e| io_error(format!("read {}", self.name), &e);
         let end = (offset + buf.len() as u64) as f64;
         let piece = self.blob.slice_with_f64_and_f64(offset as f64, end).map_err(fail)?;
-        let bytes = Uint8Array::new(&self.reader.read_as_array_buffer(&piece).map_err(fail)?);
+        let bytes = Uint8Array::new(&self.reader.read_as_array_buffer(&piece).map_err(fail)?.into());
         if bytes.length() as usize != buf.len() {
             return Err(Error::malformed(&self.name, "changed while it was read"));
         }
@@ -80,8 +82,7 @@ impl ByteSource for StoredSource {
         while done < buf.len() {
             let options = FileSystemReadWriteOptions::new();
             options.set_at((offset + done as u64) as f64);
-            let read =
-                self.handle.read_with_u8_array_and_options(&mut buf[done..], &options).map_err(fail)? as usize;
+            let read = self.handle.read_with_u8_array_and_options(&mut buf[done..], &options).map_err(fail)? as usize;
             if read == 0 {
                 return Err(Error::malformed(&self.name, "ended while it was read"));
             }
@@ -116,7 +117,8 @@ impl Files for BlobFiles {
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn ByteSource>> {
-        let missing = || Error::malformed(&self.location, format!("there is no file {name}; found: {}", self.list().join(", ")));
+        let missing =
+            || Error::malformed(&self.location, format!("there is no file {name}; found: {}", self.list().join(", ")));
         let blob = self.files.get(name).ok_or_else(missing)?;
         open_unpickled(name, Box::new(BlobSource::new(format!("{}/{name}", self.location), blob.clone())?))
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use espalier::io::{ByteSource, Files, open_unpickled};
+use espalier::io::files::open_unpickled;
+use espalier::io::{ByteSource, Files};
 use espalier::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +82,8 @@ impl StoredFiles {
     pub async fn open(folder: &Dir, note: &Note) -> Result<StoredFiles> {
         let mut files = BTreeMap::new();
         for file in &note.files {
-            let source = StoredSource::new(format!("{}/{}", note.name, file.name), folder.open(&file.name, false).await?)?;
+            let source =
+                StoredSource::new(format!("{}/{}", note.name, file.name), folder.open(&file.name, false).await?)?;
             files.insert(file.name.clone(), std::cell::RefCell::new(Some(source)));
         }
         Ok(StoredFiles { location: note.name.clone(), files })

@@ -60,8 +60,9 @@ pub fn start() {
         let mut next = commands.next().await;
         while let Some((command, files)) = next.take() {
             // Of several choices in a row only the last matters: a slider sends many.
-            let newer = commands.try_next().ok().flatten();
-            let outdated = matches!((&command, &newer), (Command::Configure { .. }, Some((Command::Configure { .. }, _))));
+            let newer = commands.try_recv().ok();
+            let outdated =
+                matches!((&command, &newer), (Command::Configure { .. }, Some((Command::Configure { .. }, _))));
             if !outdated {
                 session.handle(command, files).await;
             }

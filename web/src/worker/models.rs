@@ -128,7 +128,8 @@ impl Session {
     async fn keep_copy(&self, name: &str, gguf: Option<&str>, files: &BTreeMap<String, Blob>) -> Result<String> {
         let id = folder_name(name);
         let folder = library::models().await?.folder(&id).await?;
-        let wanted: Vec<(&String, &Blob)> = files.iter().filter(|(name, _)| gguf.is_none_or(|gguf| gguf == **name)).collect();
+        let wanted: Vec<(&String, &Blob)> =
+            files.iter().filter(|(name, _)| gguf.is_none_or(|gguf| gguf == **name)).collect();
         let total: u64 = wanted.iter().map(|(_, blob)| blob.size() as u64).sum();
         let mut reporter = Reporter::new(Work::Load, format!("keeping a copy of {name}"), true);
         let choice = ModelChoice::Stored { id: id.clone() };

@@ -39,18 +39,9 @@ pub struct Reporter {
 impl Reporter {
     /// Begins a piece of work, counted in bytes or in things.
     pub fn new(work: Work, what: impl Into<String>, bytes: bool) -> Reporter {
-        let mut reporter =
-            Reporter { work, what: what.into(), bytes, begun: clock::now(), first: None, last: None };
+        let mut reporter = Reporter { work, what: what.into(), bytes, begun: clock::now(), first: None, last: None };
         reporter.send(0, 0);
         reporter
-    }
-
-    /// Says what is being done now.
-    pub fn say(&mut self, what: impl Into<String>) {
-        self.what = what.into();
-        self.begun = clock::now();
-        self.first = None;
-        self.last = None;
     }
 
     /// `done` of `total` (0 where it is not known).

@@ -66,7 +66,6 @@ pub async fn list() -> Result<Vec<StoredRun>> {
 
 /// A run's folder, with the files open that are written at every step.
 pub struct RunFolder {
-    pub id: String,
     pub note: Note,
     folder: Dir,
     metrics: FileSystemSyncAccessHandle,
@@ -80,7 +79,7 @@ impl RunFolder {
         let folder = all().await?.folder(id).await?;
         folder.write(DATA, data).await?;
         folder.write_json(NOTE, &note).await?;
-        RunFolder::with(folder, id, note).await
+        RunFolder::with(folder, note).await
     }
 
     /// Opens the folder of a run, with its data.
@@ -89,14 +88,14 @@ impl RunFolder {
         let folder = all().await?.folder(id).await?;
         let note: Note = folder.read_json(NOTE).await.ok_or_else(gone)?;
         let data = folder.read(DATA).await?.ok_or_else(gone)?;
-        Ok((RunFolder::with(folder, id, note).await?, data))
+        Ok((RunFolder::with(folder, note).await?, data))
     }
 
-    async fn with(folder: Dir, id: &str, note: Note) -> Result<RunFolder> {
+    async fn with(folder: Dir, note: Note) -> Result<RunFolder> {
         let metrics = folder.open(METRICS, true).await?;
         let slots = [folder.open(SLOTS[0], true).await?, folder.open(SLOTS[1], true).await?];
         let metrics_bytes = metrics.get_size().map_err(|e| io_error("read the steps", &e))? as u64;
-        Ok(RunFolder { id: id.into(), note, folder, metrics, metrics_bytes, slots })
+        Ok(RunFolder { note, folder, metrics, metrics_bytes, slots })
     }
 
     /// The newest checkpoint that is whole, and the steps until it; later steps are cut off the file.

@@ -218,7 +218,8 @@ impl Session {
         match what {
             Stored::Model { id } => {
                 // Its files may be open.
-                if self.model.as_ref().is_some_and(|model| model.choice == Some(ModelChoice::Stored { id: id.clone() })) {
+                if self.model.as_ref().is_some_and(|model| model.choice == Some(ModelChoice::Stored { id: id.clone() }))
+                {
                     self.drop_model();
                 }
                 root.folder("models").await?.remove(id).await?;

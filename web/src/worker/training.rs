@@ -118,7 +118,8 @@ impl Session {
         self.encode(config).await?;
         let gpu = self.gpu().await?;
         self.make_room();
-        let steps = RunConfig { steps: Some(2), epochs: None, checkpoint_every: 0, sample_prompt: None, ..config.clone() };
+        let steps =
+            RunConfig { steps: Some(2), epochs: None, checkpoint_every: 0, sample_prompt: None, ..config.clone() };
         let job = Job { held_out: None, ..self.job(&RunConfig { patience: 0, ..steps })? };
         let prepared = job.prepare()?;
         let (setup, _) = prepared.plan(&espalier::exec::target(&gpu))?;
@@ -183,7 +184,10 @@ impl Session {
         let note = folder.note.clone();
         if self.model.as_ref().is_none_or(|model| model.name != note.model) {
             let Some(choice) = note.choice.clone() else {
-                return Err(Error::malformed(&note.model, "was dropped here and no copy was kept: drop its files again, then resume"));
+                return Err(Error::malformed(
+                    &note.model,
+                    "was dropped here and no copy was kept: drop its files again, then resume",
+                ));
             };
             self.load_model(choice, false, &[]).await?;
         }
