@@ -284,6 +284,11 @@ impl Gpu {
         self.counters.peak_bytes.load(Ordering::Relaxed)
     }
 
+    /// Counts [`Gpu::peak_bytes`] anew from here on.
+    pub fn reset_peak(&self) {
+        self.counters.peak_bytes.store(self.bytes(), Ordering::Relaxed);
+    }
+
     /// Buffers and bind groups created so far.
     pub fn created(&self) -> (u64, u64) {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);

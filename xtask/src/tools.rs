@@ -68,7 +68,11 @@ fn cargo_tool(package: &str, name: &str, version: &str) -> Result<PathBuf> {
     let path = home.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !path.exists() {
         say(format_args!("Installing {package} {version} into {} (once)", home.display()));
-        run(cargo().args(["install", "--locked", "--version", version, package, "--root"]).arg(&home))?;
+        let mut install = cargo();
+        // These programs wait for others: a quick build is worth more than a fast program.
+        install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+        run(install.args(["install", "--locked", "--version", version, package, "--root"]).arg(&home))?;
     }
     Ok(path)
 }

@@ -31,6 +31,8 @@ pub struct LoadedData {
     rows: Rows,
     /// What decided the examples, and all of them.
     encoded: Option<(usize, Supervise, Dataset)>,
+    /// The share and the seed of the held-out rows that the page was last told.
+    shown: Option<(f64, u64)>,
 }
 
 /// Examples to train on, and held-out ones.
@@ -40,7 +42,7 @@ impl LoadedData {
     /// Reads rows out of a file's bytes.
     pub fn new(name: String, bytes: Vec<u8>) -> Result<LoadedData> {
         let rows = read_rows(&name, bytes.as_slice())?;
-        Ok(LoadedData { name, bytes, rows, encoded: None })
+        Ok(LoadedData { name, bytes, rows, encoded: None, shown: None })
     }
 }
 
@@ -96,6 +98,7 @@ impl Session {
             }
         }
         data.encoded = Some((context, config.supervise, encoder.finish()?));
+        data.shown = None;
         Ok(true)
     }
 
@@ -111,8 +114,13 @@ impl Session {
         Ok((Arc::new(dataset.clone()), None))
     }
 
-    /// Shows the encoded data.
-    pub fn show_data(&self, config: &RunConfig) -> Result<()> {
+    /// Shows the encoded data, unless the page knows it.
+    pub fn show_data(&mut self, config: &RunConfig) -> Result<()> {
+        let split = (config.eval_fraction, config.seed);
+        match &mut self.data {
+            Some(data) if data.shown != Some(split) => data.shown = Some(split),
+            _ => return Ok(()),
+        }
         let Some((_, _, dataset)) = self.data.as_ref().and_then(|data| data.encoded.as_ref()) else { return Ok(()) };
         let files = &self.model()?.files;
         let tokenizer = files.tokenizer()?;

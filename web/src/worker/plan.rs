@@ -27,9 +27,8 @@ const MAX_FULL: u64 = 30_000_000;
 impl Session {
     /// Counts what `config` costs; encodes the data anew where it asks for that.
     pub async fn configure(&mut self, config: &RunConfig) -> Result<()> {
-        if self.encode(config).await? || self.data.is_some() {
-            self.show_data(config)?;
-        }
+        self.encode(config).await?;
+        self.show_data(config)?;
         post(&Event::Plan(self.plan(config)?));
         Ok(())
     }

@@ -118,6 +118,7 @@ impl Session {
         self.encode(config).await?;
         let gpu = self.gpu().await?;
         self.make_room();
+        gpu.reset_peak();
         let steps =
             RunConfig { steps: Some(2), epochs: None, checkpoint_every: 0, sample_prompt: None, ..config.clone() };
         let job = Job { held_out: None, ..self.job(&RunConfig { patience: 0, ..steps })? };
@@ -228,6 +229,7 @@ impl Session {
     async fn once(&mut self, id: &str, job: &Job, host: &mut PageHost) -> Result<Option<Ending>> {
         let gpu = self.gpu().await?;
         self.make_room();
+        gpu.reset_peak();
         let (checkpoint, history) = match &mut host.folder {
             Some(folder) => folder.newest().await?,
             None => (None, vec![]),
