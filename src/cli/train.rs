@@ -1,5 +1,6 @@
 //! `espalier train`
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use espalier::export::{self, FloatType, Trained};
 use espalier::gpu::Gpu;
 use espalier::io::{FileSource, write_atomically};
 use espalier::model::ModelFiles;
+use espalier::model::config::LINEAR_MODULES;
 use espalier::model::device::LoadProgress;
 use espalier::peft::{Adapter, Method, NamedTensor};
 use espalier::platform::block_on;
@@ -156,8 +158,11 @@ fn choices(options: &Options, resumed: Option<&Checkpoint>, initial: Option<&(&P
     base.rslora = lora.use_rslora;
     base.target_modules = lora.target_modules.clone();
     let config = options.run.resolve(&base)?;
-    let kept = (config.rank, config.alpha, config.rslora, &config.target_modules)
-        == (base.rank, base.alpha, base.rslora, &base.target_modules);
+    let known: Vec<&str> = LINEAR_MODULES.iter().map(|(name, _)| *name).collect();
+    // `all-linear` and a list of them all are the same.
+    let targets = |config: &RunConfig| config.target_modules.resolve(&known).map(BTreeSet::from_iter);
+    let same_targets = targets(&config)? == targets(&base)?;
+    let kept = (config.rank, config.alpha(), config.rslora) == (base.rank, base.alpha(), base.rslora) && same_targets;
     if !kept || config.method != MethodName::Lora {
         bail!(
             "the adapter in {} has method lora, rank {}, alpha {}, and its own target modules, which cannot be changed",

@@ -69,7 +69,7 @@ test("a lost device is told, and the run goes on from its checkpoint", async ({ 
 
 test("a loss that is not a number ends the run and says why", async ({ page }) => {
   await open(page);
-  await prepare(page, { steps: 30, lr: 1e6, "max-grad-norm": 0, warmup: 0 });
+  await prepare(page, { steps: 30, lr: 1e30, "max-grad-norm": 0, warmup: 0 });
   await start(page);
   await failed(page, "NotANumber", /not a number|finite|course/i, /.+/);
 });
@@ -88,6 +88,7 @@ test("a worker that breaks down is told", async ({ page }) => {
   await prepare(page);
   await page.locator("#fault-panic").click();
   await expect(page.locator("#failure").or(page.locator("[data-test=notice]")).first()).toBeVisible({ timeout: 30_000 });
+  await go(page, "load");
   await expect(page.locator("#device")).toBeVisible();
 });
 
@@ -112,7 +113,9 @@ test("malformed data is told, and dropped rows are counted with the reason", asy
 test("data in which nothing is learned blocks the start, and says why", async ({ page }) => {
   await open(page);
   await loadSeedling(page);
-  await useText(page, CHATS);
+  const chats = Array.from({ length: 6 }, (_, i) => JSON.stringify({ prompt: `Tell me, I ask of you, of the garden, of the house and of the sea, and then of ${i}.`, completion: "It is green." }));
+  await useText(page, chats.join("\n"));
+  await expect(page.locator("#data-kept")).toBeVisible();
   // The answers lie beyond the longest example: truncation, and no fault of the template.
   await choose(page, { context: 8 });
   await go(page, "data");

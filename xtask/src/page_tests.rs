@@ -83,17 +83,6 @@ fn lay_out_hub(dir: &Path, seedling: &Path) -> Result<()> {
     Ok(())
 }
 
-/// True where a specification has a test with `filter` in its name.
-pub fn any_named(filter: &str) -> bool {
-    let entries = fs::read_dir(root().join(DIR)).into_iter().flatten().flatten();
-    let mut specifications =
-        entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(".spec.ts"));
-    specifications.any(|path| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().any(|line| line.starts_with("test(\"") && line.contains(filter))
-    })
-}
-
 /// The counts in Playwright's closing lines: `  12 passed (3.4m)`, `  1 failed`.
 pub fn closing_line(line: &str) -> Option<(u64, u64)> {
     let mut words = line.split_whitespace();

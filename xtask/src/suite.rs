@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold, in one run. A step that fails does not keep the later ones from telling what they find.
 
 use crate::process::{cargo, root, run_and_see, say};
-use crate::{page, page_tests, smollm2, tools};
+use crate::{page_tests, smollm2, tools};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub struct Options {
     /// Only the format, the lints, and the native tests that need no downloaded model
     #[arg(long)]
     quick: bool,
-    /// Only the tests of the page, on what `cargo xtask page` left
+    /// The tests that use the page as a person would, on what `cargo xtask page` left
     #[arg(long, conflicts_with = "quick")]
     page: bool,
     /// Run only the tests whose names contain this, and nothing else
@@ -35,13 +35,9 @@ pub fn run(options: &Options) -> Result<bool> {
     suite.step("set-up: GPU driver", |_| tools::gpu_driver().map(|()| true));
     let mut model = None;
     let mut browser = None;
-    let mut page_tools = None;
     if !options.quick {
         suite.optional("set-up: SmolLM2", || smollm2::gguf().map(|path| model = Some(path)));
         suite.optional("set-up: browser", || Browser::find().map(|found| browser = Some(found)));
-        if options.filter.as_deref().is_none_or(page_tests::any_named) {
-            suite.optional("set-up: page", || page_tests::Tools::find().map(|found| page_tools = Some(found)));
-        }
     }
     if options.filter.is_none() {
         suite.command("format", cargo().args(["fmt", "--all", "--check"]));
@@ -56,10 +52,6 @@ pub fn run(options: &Options) -> Result<bool> {
     if let Some(browser) = browser {
         suite.command("tests in the browser", &mut browser.tests(options)?);
         suite.command("tests of the page's parts", &mut browser.page_tests(options));
-    }
-    if let Some(tools) = page_tools {
-        suite.step("page", |_| page::build(Path::new(page_tests::DIST)).map(|()| true));
-        suite.step("tests of the page", |suite| suite.test_page(&tools, model.as_deref(), options));
     }
     suite.finish()
 }
