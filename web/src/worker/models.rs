@@ -58,9 +58,11 @@ impl Session {
             ModelChoice::Seedling => {
                 let _reporter = Reporter::new(Work::Download, SEEDLING.1, true);
                 let bytes = fetch_bytes(SEEDLING.0, MAX_IN_MEMORY).await?;
+                let length = bytes.len() as u64;
                 let mut files = ModelFiles::open_gguf(Box::new(MemorySource::new(SEEDLING.1, bytes)))?;
                 files.set_location(SEEDLING.1);
-                Ok(LoadedModel { files: Rc::new(files), name: SEEDLING.1.into(), choice: Some(choice.clone()) })
+                let choice = Some(choice.clone());
+                Ok(LoadedModel { files: Rc::new(files), name: SEEDLING.1.into(), bytes: length, choice })
             }
             ModelChoice::Served => {
                 let file = StoredFile { name: "model.gguf".into(), bytes: None, sha256: None, complete: false };
@@ -121,7 +123,8 @@ impl Session {
                 Err(error) => post(&Event::Notice { text: format!("No copy of the model was kept: {error}") }),
             }
         }
-        Ok(LoadedModel { files: Rc::new(opened), name, choice })
+        let bytes = by_name.values().map(|blob| blob.size() as u64).sum();
+        Ok(LoadedModel { files: Rc::new(opened), name, bytes, choice })
     }
 
     /// Copies dropped files into the storage; the name of their folder.
@@ -175,7 +178,8 @@ async fn open_stored(folder: &super::store::Dir, note: &Note, choice: ModelChoic
         None => ModelFiles::open_folder(&files)?,
     };
     opened.set_location(&note.name);
-    Ok(LoadedModel { files: Rc::new(opened), name: note.name.clone(), choice: Some(choice) })
+    let bytes = note.files.iter().filter_map(|file| file.bytes).sum();
+    Ok(LoadedModel { files: Rc::new(opened), name: note.name.clone(), bytes, choice: Some(choice) })
 }
 
 /// What the page is told of a model.
@@ -193,7 +197,7 @@ fn describe(loaded: &LoadedModel) -> Result<Model> {
         hidden_size: config.hidden_size,
         vocab_size: config.vocab_size,
         context: config.max_position_embeddings,
-        bytes: 0,
+        bytes: loaded.bytes,
         dtypes: dtypes.into_iter().collect(),
         chat_template: files.chat_template().is_ok_and(|template| template.origin() != Origin::Default),
         preset: preset(config.parameters()),

@@ -21,6 +21,8 @@ use crate::protocol::{Command, Device, Event, ModelChoice, Storage, Stored, Work
 pub struct LoadedModel {
     pub files: Rc<ModelFiles>,
     pub name: String,
+    /// Bytes of its files
+    pub bytes: u64,
     /// How it can be had again; `None` for files that were dropped and not kept.
     pub choice: Option<ModelChoice>,
 }
