@@ -44,6 +44,12 @@ impl LoadedData {
         let rows = read_rows(&name, bytes.as_slice())?;
         Ok(LoadedData { name, bytes, rows, encoded: None, shown: None })
     }
+
+    /// Forgets the examples; the rows stay.
+    pub fn forget_examples(&mut self) {
+        self.encoded = None;
+        self.shown = None;
+    }
 }
 
 impl Session {

@@ -27,7 +27,15 @@ const MAX_FULL: u64 = 30_000_000;
 impl Session {
     /// Counts what `config` costs; encodes the data anew where it asks for that.
     pub async fn configure(&mut self, config: &RunConfig) -> Result<()> {
-        self.encode(config).await?;
+        if let Err(error) = self.encode(config).await {
+            // Under these choices nothing is left to learn: the page says why, and does not start.
+            if let (Error::Data { .. }, Some(data)) = (&error, &mut self.data) {
+                data.forget_examples();
+                let blocked = Some(error.to_string());
+                post(&Event::Plan(Plan { blocked, ..self.plan(config)? }));
+            }
+            return Err(error);
+        }
         self.show_data(config)?;
         post(&Event::Plan(self.plan(config)?));
         Ok(())
