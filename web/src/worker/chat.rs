@@ -65,11 +65,7 @@ impl Session {
         let setup = ModelSetup { config, policy, method, positions, seed: 0 };
         let mut reporter = Reporter::new(Work::Load, "bringing the model to the GPU", true);
         let control = self.control.clone();
-        let device = DeviceModel::load(gpu, &files, setup, false, &mut |now| {
-            reporter.set(now.done_bytes, now.total_bytes);
-            !control.is_cancelled()
-        })
-        .await?;
+        let device = DeviceModel::load(gpu, &files, setup, false, &mut reporter.follow(&control)).await?;
         self.device = Some(device);
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Events to the page, and how far long work is.
 
+use espalier::model::device::LoadProgress;
 use espalier::platform::clock::{self, Instant};
 use wasm_bindgen::JsCast;
 use web_sys::{Blob, DedicatedWorkerGlobalScope};
 
+use super::control::Control;
 use crate::client::pack;
 use crate::protocol::{Event, Progress, Work};
 
@@ -50,6 +52,14 @@ impl Reporter {
         if due || done == total {
             self.last = Some(clock::now());
             self.send(done, total);
+        }
+    }
+
+    /// Follows a model on its way to the GPU; ends it where the page cancels.
+    pub fn follow<'a>(&'a mut self, control: &'a Control) -> impl FnMut(LoadProgress) -> bool + 'a {
+        |now| {
+            self.set(now.done_bytes, now.total_bytes);
+            !control.is_cancelled()
         }
     }
 

@@ -126,12 +126,7 @@ impl Session {
         let (setup, _) = prepared.plan(&espalier::exec::target(&gpu))?;
         let mut reporter = Reporter::new(Work::Trial, "trying two steps", true);
         let control = self.control.clone();
-        let mut run = prepared
-            .start(gpu.clone(), setup, None, &mut |now| {
-                reporter.set(now.done_bytes, now.total_bytes);
-                !control.is_cancelled()
-            })
-            .await?;
+        let mut run = prepared.start(gpu.clone(), setup, None, &mut reporter.follow(&control)).await?;
         let begun = clock::now();
         let summary = run.run(&mut Nobody, &control.cancel).await?;
         if control.is_cancelled() {
@@ -242,10 +237,7 @@ impl Session {
         let mut reporter = Reporter::new(Work::Load, "bringing the model to the GPU", true);
         let control = self.control.clone();
         let started = prepared
-            .start(gpu.clone(), setup, checkpoint.map(|checkpoint| (id, checkpoint)), &mut |now| {
-                reporter.set(now.done_bytes, now.total_bytes);
-                !control.is_cancelled()
-            })
+            .start(gpu.clone(), setup, checkpoint.map(|checkpoint| (id, checkpoint)), &mut reporter.follow(&control))
             .await;
         drop(reporter);
         let mut run = started?;
